@@ -1,0 +1,337 @@
+"""One experiment as strict, frozen models, read from YAML plus ``--set`` overrides.
+
+Every leaf says its unit and range. Unknown keys are refused with the nearest legal one, and all
+problems of a file are reported at once.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serkd.errors import InputError, refuse
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of an experiment that knows all its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Corpus(Section):
+    manifest: str = Field("manifest.parquet", description="what `serkd prepare` wrote")
+    max_duration_s: PositiveFloat = Field(
+        30.0, le=30.0, description="longer utterances are cut to their first seconds"
+    )
+
+
+class Protocol(Section):
+    name: Literal["speaker_kfold", "leave_one_speaker_out"] = "speaker_kfold"
+    num_folds: int = Field(5, ge=3, description="speaker_kfold only; ignored when folds are given")
+    folds: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="speakers of each fold; null = gender-balanced folds from the seed"
+    )
+
+
+class Backbone(Section):
+    name: str = Field(
+        "tiny-hubert", description="'tiny-hubert' (random weights), a folder or a hub name"
+    )
+    frozen_layers: int = Field(
+        0, ge=0, description="transformer layers that are frozen with all that is below them"
+    )
+
+
+class Fit(Section):
+    """How one model is trained."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = Field(32, description="utterances per step, over all workers")
+    lr: PositiveFloat = Field(1e-3, description="peak learning rate of new parameters")
+    weight_decay: float = Field(0.01, ge=0.0)
+    warmup: Share = Field(0.05, description="share of steps with a linear warm-up; cosine after")
+    clip_norm: PositiveFloat = 1.0
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many epochs without a better dev UAR; null = never"
+    )
+
+
+class BackboneFit(Fit):
+    backbone_lr: PositiveFloat = Field(5e-5, description="peak learning rate of the suffix")
+
+
+Pooling = Literal["mean", "attention", "attentive_statistics"]
+
+
+class Extractor(Section):
+    """Multi-task fine-tuning whose hidden states are clustered (GMP-TL)."""
+
+    emotion_weight: Share = Field(0.9, description="a in a·CE_emotion + (1-a)·CE_gender")
+    pooling: Pooling = "attentive_statistics"
+    fit: BackboneFit = BackboneFit()
+
+
+class Units(Section):
+    layers: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
+    num_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field((64,), min_length=1)
+    gender_mode: Literal["mtl", "none"] = Field(
+        "mtl", description="mtl: gender reaches the units through the extractor's second task"
+    )
+    max_iterations: PositiveInt = Field(25, description="Lloyd iterations")
+    tolerance: float = Field(1e-4, ge=0.0, description="stop when inertia improves less than this")
+    max_points: PositiveInt | None = Field(
+        None, description="frames used to fit, drawn at random; null = every training frame"
+    )
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> "Units":
+        for name in ("layers", "num_clusters"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must not repeat a value, got {list(values)}")
+        return self
+
+
+class Stage1(Section):
+    """Fine-tuning on the frame-level pseudo-labels."""
+
+    frames: Literal["masked", "all"] = "masked"
+    mask_start_share: Share = Field(0.065, description="share of frames that start a masked span")
+    mask_span_frames: PositiveInt = 10
+    fit: BackboneFit = BackboneFit(lr=1e-3, backbone_lr=1e-4)
+
+
+class Stage2(Section):
+    """Fine-tuning on the utterances' emotions."""
+
+    pooling: Pooling = "attention"
+    loss: Literal["am_softmax", "cross_entropy"] = "am_softmax"
+    scale: PositiveFloat = Field(15.0, description="s of AM-Softmax")
+    margin: float = Field(0.2, ge=0.0, lt=1.0, description="m of AM-Softmax")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    mask_start_share: Share = Field(0.0, description="SpecAugment over time on the suffix's input")
+    mask_span_frames: PositiveInt = 10
+    fit: BackboneFit = BackboneFit()
+
+
+class Teacher(Section):
+    stage1: Stage1 = Stage1()
+    stage2: Stage2 = Stage2()
+
+
+class LogMel(Section):
+    num_mels: PositiveInt = 80
+    frame_rate_hz: Literal[50, 100] = 100
+
+
+class SpecAugment(Section):
+    """SpecAugment (arXiv 1904.08779) without time warping, on log-mel."""
+
+    time_masks: int = Field(2, ge=0)
+    time_mask_frames: PositiveInt = 20
+    mel_masks: int = Field(2, ge=0)
+    mel_mask_bins: PositiveInt = 12
+
+
+class Student(Section):
+    family: Literal["conv", "token"] = "conv"
+    logmel: LogMel = LogMel()
+    width: PositiveInt = Field(128, description="channels (conv) or token width (token)")
+    depth: PositiveInt = 4
+    kernel_frames: PositiveInt = Field(5, description="conv only")
+    num_heads: PositiveInt = Field(4, description="token only")
+    ffn_ratio: PositiveInt = Field(2, description="token only")
+    num_frames: PositiveInt = Field(300, description="token only: the fixed length F")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    augment: SpecAugment = SpecAugment()
+    fit: Fit = Fit(epochs=30)
+
+    @model_validator(mode="after")
+    def _legal_shape(self) -> "Student":
+        if self.family == "token" and self.width % self.num_heads:
+            raise ValueError(
+                f"width must be a multiple of num_heads = {self.num_heads}, got {self.width}"
+            )
+        if self.kernel_frames % 2 == 0:
+            raise ValueError(f"kernel_frames must be odd, got {self.kernel_frames}")
+        if self.augment.mel_mask_bins > self.logmel.num_mels:
+            raise ValueError(
+                f"augment.mel_mask_bins must be at most logmel.num_mels = {self.logmel.num_mels}, "
+                f"got {self.augment.mel_mask_bins}"
+            )
+        return self
+
+
+class Distill(Section):
+    """(1 - alpha)·((1 - supcon_weight)·CE + supcon_weight·SupCon) + alpha·KD."""
+
+    alpha: Share = 0.7
+    temperature: PositiveFloat = Field(4.0, le=100.0)
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    supcon_weight: Share = 0.1
+    supcon_temperature: PositiveFloat = 0.07
+
+
+class Curriculum(Section):
+    """Which share of the training utterances is used at which time."""
+
+    pacing: Literal["none", "linear", "root", "exponential", "step"] = "none"
+    scorer: Literal["teacher_cross_entropy", "teacher_entropy"] = "teacher_cross_entropy"
+    control: Literal["curriculum", "anti", "random"] = "curriculum"
+    start_share: float = Field(0.3, gt=0.0, le=1.0, description="c0: share at the first epoch")
+    full_at: float = Field(0.5, gt=0.0, le=1.0, description="share of training after which all is used")
+
+
+class Meta(Section):
+    """Meta-knowledge: the teacher's head learns from the pilot student's quiz loss (MetaDistil)."""
+
+    order: Literal["off", "second", "finite"] = "off"
+    quiz_share: float = Field(0.1, gt=0.0, lt=0.5, description="share of train, whole speakers")
+    pilot_lr: PositiveFloat = 1e-3
+    teacher_lr: PositiveFloat = 1e-4
+    every_steps: PositiveInt = 1
+
+
+class Train(Section):
+    """Where loops run. Nothing here changes a result, so nothing here is in a content key."""
+
+    num_workers: PositiveInt = Field(1, description="1 = in the caller's process, more = Ray Train")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Experiment(Section):
+    """Everything that decides a result, apart from the fold."""
+
+    corpus: Corpus = Corpus()
+    protocol: Protocol = Protocol()
+    backbone: Backbone = Backbone()
+    extractor: Extractor = Extractor()
+    units: Units = Units()
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    distill: Distill = Distill()
+    curriculum: Curriculum = Curriculum()
+    meta: Meta = Meta()
+    train: Train = Train()
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _layers_above_frozen(self) -> "Experiment":
+        frozen = self.backbone.frozen_layers
+        below = [layer for layer in self.units.layers if layer < frozen]
+        if below:
+            raise ValueError(
+                f"units.layers must be at least backbone.frozen_layers = {frozen} "
+                f"(only the frozen prefix's output is stored), got {below}"
+            )
+        if self.meta.order != "off" and self.train.num_workers > 1:
+            raise ValueError(
+                "meta.order must be 'off' when train.num_workers > 1, "
+                f"got {self.meta.order!r} with {self.train.num_workers} workers"
+            )
+        return self
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``1e-4`` as the number it is (YAML 1.2), not as text (YAML 1.1)."""
+
+
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?([eE][-+]?\d+)$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, origin: str) -> Any:  # noqa: ANN401  YAML holds anything
+    """Parse YAML; `origin` names the text in the message when it is not YAML."""
+    try:
+        return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506  a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin}: must be YAML: {' '.join(str(error).split())}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping."""
+    if not path.is_file():
+        raise InputError(f"{path}: must be a YAML file, but there is none")
+    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must hold keys and values, got a {type(data).__name__}")
+    return data
+
+
+def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment and apply ``dotted.key=value`` overrides (values are YAML)."""
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise InputError(f"--set must look like dotted.key=value, got {override!r}")
+        values[key.strip()] = parse_yaml(text, f"--set {key}")
+    return build_experiment(read_yaml(path), values, origin=str(path))
+
+
+def build_experiment(
+    data: Mapping[str, Any], values: Mapping[str, Any], *, origin: str = "experiment"
+) -> Experiment:
+    """Validate nested `data` with dotted `values` laid over it; report every problem at once."""
+    merged: dict[str, Any] = json.loads(json.dumps(data))
+    for dotted, value in values.items():
+        _set_dotted(merged, dotted, value)
+    try:
+        return Experiment.model_validate_json(json.dumps(merged))
+    except ValidationError as error:
+        refuse([f"{origin}: {problem}" for problem in _problems(error)])
+        raise  # unreachable: a ValidationError has at least one problem
+
+
+def _set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        child = data.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise InputError(f"--set {dotted}: {name} must be a section, but it is {child!r}")
+        data = child
+    data[leaf] = value
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        dotted = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            yield _unknown_key(dotted, item["loc"])
+        elif item["type"] == "value_error":
+            yield f"{dotted}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        else:
+            rule = item["msg"].replace("Input should be", "must be", 1)
+            yield f"{dotted}: {rule}, got {item['input']!r}"
+
+
+def _unknown_key(dotted: str, location: tuple[int | str, ...]) -> str:
+    model: Any = Experiment
+    for name in location[:-1]:
+        model = model.model_fields[str(name)].annotation
+    legal = sorted(model.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), legal, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{dotted}: unknown key; {hint}allowed: {', '.join(legal)}"
+
+
+def get_dotted(section: BaseModel, dotted: str) -> Any:  # noqa: ANN401  a leaf or a section
+    """The value or section of an experiment at a dotted path."""
+    value: Any = section
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,40 @@
+"""What long work tells whoever watches it: the terminal, TensorBoard, a Tune trial."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class Observer:
+    """Ignores everything; subclasses override what they want to hear.
+
+    A stage that is read from storage replays its recorded epochs, so that a watcher sees the same
+    curve whether the stage ran or not.
+    """
+
+    def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
+        """A stage's artifact is ready; `seconds` is what computing it took, now or earlier."""
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        """`done` of `total` `unit`s of a running stage are finished."""
+
+    def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
+        """An epoch of a training stage ended; `record` has `epoch`, losses and metrics."""
+
+
+class Observers(Observer):
+    """Tells several observers."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = tuple(observers)
+
+    def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
+        for observer in self.observers:
+            observer.stage(name, key, is_cached=is_cached, seconds=seconds)
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        for observer in self.observers:
+            observer.progress(stage, done, total, unit)
+
+    def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
+        for observer in self.observers:
+            observer.epoch(stage, record)

@@ -1,0 +1,291 @@
+"""Pretrained encoders split into a frozen prefix and a trainable suffix.
+
+``layer`` counts as in transformers: 0 is what enters the first transformer layer, 1..L are the
+layers' outputs; L includes the encoder's final layer norm where it has one. The prefix of
+``frozen_layers = n`` ends with layer n, so suffix(prefix(x)) is the whole encoder.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from serkd.corpora.audio import SAMPLE_RATE_HZ
+from serkd.errors import InputError
+
+TINY_HUBERT: dict[str, Any] = {
+    "conv_dim": (64,) * 7,
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+    "feat_extract_norm": "layer",
+    "hidden_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 8,
+    "mask_time_prob": 0.0,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "layerdrop": 0.0,
+}
+_TINY_SEED = 0
+FAMILIES = ("hubert", "wavlm", "wav2vec2", "whisper")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where a backbone comes from and what identifies its weights; cheap to make and to send.
+
+    `folder` is None for the built-in model. `weight_hash` is over the weight and config files.
+    """
+
+    name: str
+    folder: str | None
+    family: str
+    num_layers: int
+    dim: int
+    weight_hash: str
+
+
+def find_backbone(name: str) -> Backbone:
+    """Resolve 'tiny-hubert', a folder or a hub name without loading weights.
+
+    Raises:
+        InputError: no such model, no safetensors weights, or a family that is not supported.
+    """
+    if name == "tiny-hubert":
+        text = json.dumps([TINY_HUBERT, _TINY_SEED, torch.__version__.partition("+")[0]])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        layers, dim = TINY_HUBERT["num_hidden_layers"], TINY_HUBERT["hidden_size"]
+        return Backbone(name, None, "hubert", layers, dim, digest)
+    folder = Path(name) if Path(name).is_dir() else _download(name)
+    config_path, weights = folder / "config.json", sorted(folder.glob("*.safetensors"))
+    for found, what in ((config_path.is_file(), "config.json"), (weights, "*.safetensors weights")):
+        if not found:
+            raise InputError(f"backbone.name: the folder {folder} must hold {what}, it has none")
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    family = config.get("model_type", "")
+    if family not in FAMILIES:
+        raise InputError(
+            f"backbone.name: {folder} must be one of {', '.join(FAMILIES)}, got {family!r}"
+        )
+    layers = config.get("encoder_layers") or config["num_hidden_layers"]
+    dim = config.get("d_model") or config["hidden_size"]
+    digest = _hash_files([*weights, config_path, folder / "preprocessor_config.json"])
+    return Backbone(name, str(folder.resolve()), family, layers, dim, digest)
+
+
+def _download(name: str) -> Path:
+    import huggingface_hub
+
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"backbone.name: must be a folder with a model, {name!r} is none")
+    try:
+        patterns = ["*.json", "*.safetensors"]
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise InputError(
+            f"backbone.name: must be 'tiny-hubert', a folder or a model of the hub; {name!r} is no "
+            f"folder, and the hub answered: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _hash_files(paths: Sequence[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        if path.is_file():
+            with path.open("rb") as file:
+                total.update(path.name.encode())
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def load_encoder(backbone: Backbone) -> nn.Module:
+    """The transformers encoder in float32 and eval mode."""
+    import transformers
+
+    if backbone.folder is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_TINY_SEED)
+            return transformers.HubertModel(transformers.HubertConfig(**TINY_HUBERT)).eval()
+    options = {"use_safetensors": True, "dtype": torch.float32, "local_files_only": True}
+    if backbone.family == "whisper":
+        return _load_whisper(backbone.folder, options)
+    model = transformers.AutoModel.from_pretrained(backbone.folder, **options)
+    return model.eval()
+
+
+def _load_whisper(folder: str, options: dict[str, Any]) -> nn.Module:
+    from transformers import WhisperModel
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    if config.get("architectures") == ["WhisperEncoder"]:
+        return WhisperEncoder.from_pretrained(folder, **options).eval()
+    return WhisperModel.from_pretrained(folder, **options).encoder.eval()
+
+
+class Prefix(nn.Module):
+    """Waveform to layer n, one utterance at a time.
+
+    One at a time because HuBERT-base and wav2vec 2.0-base normalise over time in their first
+    convolution, so a padded batch gives other values than the utterance alone.
+    """
+
+    def __init__(self, backbone: Backbone, frozen_layers: int) -> None:
+        super().__init__()
+        encoder = load_encoder(backbone)
+        self.prepare = _build_preparer(backbone)
+        self.embed = _WhisperFront(encoder) if backbone.family == "whisper" else _HubertFront(encoder)
+        self.body = _Body(encoder, 0, frozen_layers)
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, waveform: np.ndarray) -> Tensor:
+        """Waveform (T,) at 16 kHz to layer n, (F, D) float32."""
+        device = next(self.embed.parameters()).device
+        prepared = torch.from_numpy(self.prepare(waveform)).to(device)
+        return self.body(self.embed(prepared[None]), None)[-1][0]
+
+
+class Suffix(nn.Module):
+    """Layer n to layers n..L, for padded batches."""
+
+    def __init__(self, backbone: Backbone, frozen_layers: int) -> None:
+        super().__init__()
+        encoder = load_encoder(backbone)
+        self.first_layer = frozen_layers
+        self.body = _Body(encoder, frozen_layers, backbone.num_layers)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> list[Tensor]:
+        """Hidden states (B, F, D) and valid frames (B, F) bool to layers n..L, each (B, F, D)."""
+        return self.body(hidden, mask)
+
+
+class _Body(nn.Module):
+    """Transformer layers `first`+1 .. `last`, with the final norm when `last` is the last one."""
+
+    def __init__(self, encoder: nn.Module, first: int, last: int) -> None:
+        super().__init__()
+        config: Any = encoder.config
+        is_whisper = config.model_type == "whisper"
+        stack: Any = encoder if is_whisper else encoder.encoder
+        self.layers = nn.ModuleList(copy.deepcopy(stack.layers[first:last]))
+        has_final_norm = is_whisper or config.do_stable_layer_norm
+        ends = last == len(stack.layers) and (last > first or first == 0)
+        self.final_norm = copy.deepcopy(stack.layer_norm) if has_final_norm and ends else None
+        # WavLM's position bias is made by layer 1 and handed on to the layers above
+        is_wavlm = config.model_type == "wavlm"
+        self.bias_source = copy.deepcopy(stack.layers[0].attention) if is_wavlm else None
+        if self.bias_source is not None:
+            self.bias_source.requires_grad_(False)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
+        states = [hidden]
+        if self.bias_source is not None:
+            self._run_wavlm(states, mask)
+        else:
+            attention_mask = None if mask is None or bool(mask.all()) else _additive(mask, hidden)
+            for layer in self.layers:
+                states.append(layer(states[-1], attention_mask=attention_mask))
+        if self.final_norm is not None:
+            states[-1] = self.final_norm(states[-1])
+        return states
+
+    def _run_wavlm(self, states: list[Tensor], mask: Tensor | None) -> None:
+        batch, frames, _ = states[0].shape
+        bias = self.bias_source.compute_bias(frames, frames)
+        bias = bias.repeat(batch, 1, 1)  # (B·heads, F, F)
+        if mask is not None:
+            # as floats: torch warns about a bool padding mask beside a float bias
+            mask = mask.long()
+        for layer in self.layers:
+            states.append(layer(states[-1], attention_mask=mask, position_bias=bias)[0])
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """(B, F) bool to the additive (B, 1, 1, F) mask that attention kernels take."""
+    blocked = torch.zeros(mask.shape, dtype=like.dtype, device=like.device)
+    return blocked.masked_fill(~mask, torch.finfo(like.dtype).min)[:, None, None, :]
+
+
+class _HubertFront(nn.Module):
+    """Convolutions, feature projection and positional convolution: waveform to layer 0."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.convolutions: Any = encoder.feature_extractor
+        self.projection: Any = encoder.feature_projection
+        self.position: Any = encoder.encoder.pos_conv_embed
+        self.norm: Any = None if encoder.config.do_stable_layer_norm else encoder.encoder.layer_norm
+        self.convolutions._requires_grad = False
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        projected = self.projection(self.convolutions(waveform).transpose(1, 2))
+        # wav2vec 2.0 and WavLM return the normalised convolutions beside the projection
+        hidden = projected[0] if isinstance(projected, tuple) else projected
+        hidden = hidden + self.position(hidden)
+        return hidden if self.norm is None else self.norm(hidden)
+
+
+class _WhisperFront(nn.Module):
+    """Log-mel (B, mels, 2F) to layer 0 (B, F, D); positions are cut to the clip, not padded."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.conv1: Any = encoder.conv1
+        self.conv2: Any = encoder.conv2
+        self.positions: Any = encoder.embed_positions
+
+    def forward(self, logmel: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(self.conv1(logmel))
+        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
+        return hidden + self.positions.weight[: hidden.shape[1]]
+
+
+class _Normalise:
+    """Zero mean and unit variance per utterance, as wav2vec 2.0's feature extractor does."""
+
+    def __init__(self, is_on: bool) -> None:
+        self.is_on = is_on
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        if not self.is_on:
+            return waveform
+        scaled = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+        return scaled.astype(np.float32)
+
+
+class _WhisperLogMel:
+    """transformers' own Whisper features, of the clip alone."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import WhisperFeatureExtractor
+
+        self.extract = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        out = self.extract(
+            waveform, sampling_rate=SAMPLE_RATE_HZ, padding="do_not_pad", return_tensors="np"
+        )
+        return np.ascontiguousarray(out["input_features"][0], np.float32)
+
+
+def _build_preparer(backbone: Backbone) -> Any:  # noqa: ANN401  waveform (T,) to model input
+    if backbone.family == "whisper":
+        assert backbone.folder is not None
+        return _WhisperLogMel(backbone.folder)
+    settings = Path(backbone.folder or "", "preprocessor_config.json")
+    if backbone.folder is None or not settings.is_file():
+        return _Normalise(True)
+    return _Normalise(json.loads(settings.read_text(encoding="utf-8")).get("do_normalize", True))

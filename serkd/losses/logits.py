@@ -1,0 +1,31 @@
+"""Losses on logits: cross-entropy and distillation."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from serkd.losses.terms import Term
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: float = 1.0
+) -> Term:
+    """Mean cross-entropy over samples whose label is not negative.
+
+    `logits` is (N, C), `labels` (N,) int64; a label of -100 (sealed, unknown) adds nothing.
+    """
+    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    return Term(total, float((labels >= 0).sum()), weight)
+
+
+def distillation(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, weight: float = 1.0
+) -> Term:
+    """temperature² · KL(teacher ‖ student), both softened (Hinton et al., arXiv 1503.02531, eq. 1).
+
+    Both logits are (N, C). The teacher is not detached here: meta-learning needs its gradient.
+    The factor temperature² stays whatever the weight, so the loss has no jump at any alpha.
+    """
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    total = F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
+    return Term(total, float(len(student_logits)), weight)

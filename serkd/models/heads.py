@@ -1,0 +1,85 @@
+"""Poolings over valid frames, and classifiers."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, F, D) over the valid frames of (B, F); (B, D)."""
+    weights = mask.to(frames.dtype)
+    return (frames * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+
+
+class MeanPooling(nn.Module):
+    """Mean over valid frames; (B, F, D) to (B, D)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.out_dim = dim
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        return masked_mean(frames, mask)
+
+
+class AttentionPooling(nn.Module):
+    """softmax_t(w · tanh(V h_t)) weighted mean; (B, F, D) to (B, D).
+
+    Attention as in self-attentive speaker embeddings (Zhu et al., Interspeech 2018), one head.
+    """
+
+    def __init__(self, dim: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.out_dim = dim
+        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def weights(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Attention (B, F, 1); exactly 0 on padding."""
+        scores = self.score(frames).squeeze(-1).masked_fill(~mask, float("-inf"))
+        return scores.softmax(dim=1)[..., None]
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        return (self.weights(frames, mask) * frames).sum(dim=1)
+
+
+class AttentiveStatistics(AttentionPooling):
+    """Attention-weighted mean and standard deviation (Okabe et al., arXiv 1803.10963, eq. 5-6).
+
+    (B, F, D) to (B, 2·D).
+    """
+
+    def __init__(self, dim: int, hidden: int = 128) -> None:
+        super().__init__(dim, hidden)
+        self.out_dim = 2 * dim
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        weights = self.weights(frames, mask)
+        mean = (weights * frames).sum(dim=1)
+        variance = (weights * (frames - mean[:, None]).square()).sum(dim=1)
+        return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
+
+
+POOLINGS: dict[str, Callable[[int], nn.Module]] = {
+    "mean": MeanPooling,
+    "attention": AttentionPooling,
+    "attentive_statistics": AttentiveStatistics,
+}
+
+
+class CosineClassifier(nn.Module):
+    """Cosines of embeddings (N, D) and class weights (C, D), no bias: AM-Softmax's scores."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, dim))
+        nn.init.xavier_normal_(self.weight)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return F.linear(F.normalize(embeddings, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+def unit_head(dim: int, num_units: int) -> nn.Module:
+    """Linear D -> 256, tanh, Linear 256 -> K (after P-TAPT's heads)."""
+    return nn.Sequential(nn.Linear(dim, 256), nn.Tanh(), nn.Linear(256, num_units))

@@ -1,0 +1,58 @@
+"""TensorBoard events of experiments and trials."""
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from serkd.events import Observer
+
+
+class TensorBoard(Observer):
+    """Writes each epoch's numbers below `folder`, as ``stage/name`` over epochs.
+
+    Opening it starts the folder anew: stored stages replay their epochs, so nothing is lost.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.writer = SummaryWriter(str(folder))
+
+    def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "epoch" and math.isfinite(value):
+                self.writer.add_scalar(f"{stage}/{name}", value, record["epoch"])
+        self.writer.flush()
+
+    def image(self, name: str, figure: Figure) -> None:
+        """A picture at step 0."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        self.writer.add_image(name, pixels, dataformats="HWC")
+
+    def scalars(self, values: Mapping[str, float]) -> None:
+        """Final numbers, at step 0."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, 0)
+
+    def hparams(self, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """A row of the HPARAMS tab; values that it cannot show become text."""
+        shown = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in params.items()
+        }
+        self.writer.add_hparams(shown, dict(metrics), run_name=".")
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self.writer.close()

@@ -1,0 +1,56 @@
+"""Ray and the machine: starting, threads, devices."""
+
+import os
+import warnings
+from pathlib import Path
+
+import ray
+import torch
+
+_OBJECT_STORE_BYTES = 512 * 1024**2  # parts of 32 MB and centroids; features never lie in it
+
+
+def start_ray(num_cpus: int | None = None) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start a private one on loopback."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    common = {"namespace": "serkd", "logging_level": "ERROR", "log_to_driver": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(**common)
+            return
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **common,
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def set_threads(num_threads: int) -> None:
+    """Threads of torch and FAISS in this process."""
+    import faiss
+
+    torch.set_num_threads(num_threads)
+    faiss.omp_set_num_threads(num_threads)
+
+
+def choose_device(setting: str) -> str:
+    """`auto` is the GPU where there is one."""
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the disk that `folder` lies on."""
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize

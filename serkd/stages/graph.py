@@ -1,0 +1,269 @@
+"""Which stage needs which, what each one's key is made of, and running what is missing."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from serkd.config import Experiment, get_dotted
+from serkd.corpora.protocols import Fold
+from serkd.errors import InputError, refuse
+from serkd.events import Observer
+from serkd.features.backbone import Backbone, find_backbone
+from serkd.stages.key import compute_key, used_values
+from serkd.stages.lease import hold
+from serkd.stages.store import Artifact, StageStore
+from serkd.units.actors import Clustering
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A stage of an experiment; `scale` = (layer, num_clusters) where there is one per scale."""
+
+    stage: str
+    scale: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return self.stage if self.scale is None else f"{self.stage} {self.scale[0]}/{self.scale[1]}"
+
+
+@dataclass
+class Compute:
+    """What a process may use; never part of a key.
+
+    `num_actors` = 0 works in this process, for trials, which have a slice of their own.
+    """
+
+    num_actors: int = 0
+    num_gpus: float = 0.0
+    device: str = "cpu"
+    clusterings: dict[tuple[str, ...], Clustering] = field(default_factory=dict)
+
+    def clustering(self, folder: Path, column: str, context: "Context") -> Clustering:
+        """Shards that hold a layer's training frames, kept for the other scales of that layer."""
+        points, seed = context.config("units.max_points"), context.config("seed")
+        key = (str(folder), column, context.fold.train_hash, str(points), str(seed))
+        if key not in self.clusterings:
+            self.close()  # one layer's frames at a time
+            self.clusterings[key] = Clustering(
+                folder,
+                column,
+                context.fold.train,
+                max_points=points,
+                seed=seed,
+                num_actors=self.num_actors,
+            )
+        return self.clusterings[key]
+
+    def close(self) -> None:
+        """End the clustering actors."""
+        for clustering in self.clusterings.values():
+            clustering.close()
+        self.clusterings.clear()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function is given. Only declared config keys can be read."""
+
+    ref: Ref
+    experiment: Experiment
+    uses: tuple[str, ...]
+    fold: Fold
+    backbone: Backbone
+    inputs: Mapping[Ref, Artifact]
+    work: Path
+    compute: Compute
+    observer: Observer
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifact's files go."""
+        return self.work / "artifact"
+
+    def config(self, dotted: str) -> Any:  # noqa: ANN401  a leaf or a section
+        """A declared value or section; reading another one is a bug, since it has no part in the key."""
+        if not any(dotted == used or dotted.startswith(f"{used}.") for used in self.uses):
+            raise KeyError(f"stage {self.ref.stage} reads {dotted}, which it does not declare")
+        return get_dotted(self.experiment, dotted)
+
+    def input(self, stage: str) -> Artifact:
+        """The only input of that stage's name."""
+        (found,) = (artifact for ref, artifact in self.inputs.items() if ref.stage == stage)
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of stage.
+
+    `version` is raised by hand when the code's results change. `uses` are dotted config paths.
+    `fits` says which utterances' labels it learns from: of none, of train, or of train and dev.
+    """
+
+    version: int
+    uses: tuple[str, ...]
+    inputs: Callable[[Experiment, Ref], Sequence[Ref]]
+    fits: Literal["none", "train", "train+dev"]
+    run: Callable[[Context], None]
+    reads_audio: bool = False
+    reads_backbone: bool = False
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How one requested stage was had."""
+
+    ref: Ref
+    key: str
+    is_cached: bool
+    seconds: float
+
+
+class Graph:
+    """The stages of one experiment on one fold."""
+
+    def __init__(self, stages: Mapping[str, Stage], experiment: Experiment, fold: Fold) -> None:
+        self.stages, self.experiment, self.fold = stages, experiment, fold
+        self._fields: dict[Ref, dict[str, Any]] = {}
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """Resolved once; checks that the asked layers exist."""
+        backbone = find_backbone(self.experiment.backbone.name)
+        limit = backbone.num_layers
+        above = [layer for layer in self.experiment.units.layers if layer > limit]
+        problems = []
+        if above:
+            problems.append(f"units.layers must be at most {limit} for {backbone.name}, got {above}")
+        if self.experiment.backbone.frozen_layers > limit:
+            problems.append(
+                f"backbone.frozen_layers must be at most {limit} for {backbone.name}, "
+                f"got {self.experiment.backbone.frozen_layers}"
+            )
+        refuse(problems)
+        return backbone
+
+    def inputs(self, ref: Ref) -> Sequence[Ref]:
+        """The stages whose artifacts a stage reads."""
+        return self.stages[ref.stage].inputs(self.experiment, ref)
+
+    def fields(self, ref: Ref) -> dict[str, Any]:
+        """Everything that a stage's key is made of."""
+        if ref not in self._fields:
+            stage = self.stages[ref.stage]
+            found: dict[str, Any] = {
+                "stage": ref.stage,
+                "version": stage.version,
+                "config": used_values(self.experiment, stage.uses),
+                "inputs": [self.key(used) for used in self.inputs(ref)],
+            }
+            if ref.scale is not None:
+                found["scale"] = list(ref.scale)
+            if stage.reads_audio:
+                found["audio"] = self.fold.manifest.audio_hash
+            if stage.reads_backbone:
+                found["backbone"] = self.backbone.weight_hash
+            if stage.fits != "none":
+                found["train"] = self.fold.train_hash
+            if stage.fits == "train+dev":
+                found["dev"] = self.fold.dev_hash
+            self._fields[ref] = found
+        return self._fields[ref]
+
+    def key(self, ref: Ref) -> str:
+        """The content key; chained, since the inputs' keys are fields."""
+        return compute_key(self.fields(ref))
+
+    def closure(self, targets: Sequence[Ref]) -> list[Ref]:
+        """The targets and all that they need, inputs first."""
+        ordered: dict[Ref, None] = {}
+
+        def visit(ref: Ref) -> None:
+            for used in self.inputs(ref):
+                visit(used)
+            ordered.setdefault(ref)
+
+        for target in targets:
+            visit(target)
+        return list(ordered)
+
+    def run(
+        self, targets: Sequence[Ref], store: StageStore, compute: Compute, observer: Observer
+    ) -> tuple[dict[Ref, Artifact], list[StageResult]]:
+        """Have the targets: read what is stored, compute what is missing.
+
+        Returns the artifacts of all stages that exist now, and how each was had.
+        """
+        artifacts: dict[Ref, Artifact] = {}
+        results: list[StageResult] = []
+        needed = set(self._needed(targets, store))
+        for ref in self.closure(targets):
+            key = self.key(ref)
+            found = store.find(ref.stage, key)
+            is_cached = found is not None
+            if found is None:
+                if ref not in needed:
+                    continue  # a later stage is stored, so nobody reads this one
+                found, is_cached = self._compute(ref, artifacts, store, compute, observer)
+            if self.stages[ref.stage].fits != "none":
+                found.require_fold(self.fold.name, self.fold.train_hash)
+            artifacts[ref] = found
+            results.append(StageResult(ref, key, is_cached, found.seconds))
+            observer.stage(str(ref), key, is_cached=is_cached, seconds=found.seconds)
+            if is_cached:
+                _replay(ref, found, observer)
+        return artifacts, results
+
+    def _needed(self, targets: Sequence[Ref], store: StageStore) -> Iterator[Ref]:
+        for ref in targets:
+            if store.find(ref.stage, self.key(ref)) is None:
+                yield ref
+                yield from self._needed(self.inputs(ref), store)
+
+    def _compute(
+        self,
+        ref: Ref,
+        artifacts: Mapping[Ref, Artifact],
+        store: StageStore,
+        compute: Compute,
+        observer: Observer,
+    ) -> tuple[Artifact, bool]:
+        key, stage = self.key(ref), self.stages[ref.stage]
+        work = store.work(ref.stage, key)
+        with hold(f"{ref.stage}-{key}", work.with_name(f"{work.name}.lock")):
+            if found := store.find(ref.stage, key):
+                return found, True  # somebody else computed it while we waited
+            inputs = {used: artifacts[used] for used in self.inputs(ref)}
+            context = Context(
+                ref, self.experiment, stage.uses, self.fold, self.backbone, inputs, work, compute,
+                observer,
+            )
+            context.folder.mkdir(parents=True, exist_ok=True)
+            started = time.perf_counter()
+            try:
+                stage.run(context)
+            except InputError:
+                shutil.rmtree(work, ignore_errors=True)  # going on from it would fail again
+                raise
+            is_fitted = stage.fits != "none"
+            info = {
+                "fields": self.fields(ref),
+                "seconds": time.perf_counter() - started,
+                "device": compute.device,
+                "fold": self.fold.name if is_fitted else None,
+                "train_hash": self.fold.train_hash if is_fitted else None,
+            }
+            return store.publish(ref.stage, key, context.folder, info), False
+
+
+def _replay(ref: Ref, artifact: Artifact, observer: Observer) -> None:
+    """Tell the epochs of a stored training stage again."""
+    history = artifact.folder / "history.json"
+    if history.is_file():
+        for record in json.loads(history.read_text(encoding="utf-8")):
+            observer.epoch(str(ref), record)

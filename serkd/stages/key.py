@@ -1,0 +1,34 @@
+"""Content keys: what a stage's result depends on, and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from serkd.config import Experiment, get_dotted
+
+_HEX_DIGITS = 32
+
+
+def used_values(experiment: Experiment, uses: Sequence[str]) -> dict[str, Any]:
+    """The leaves of the used sections, by dotted path."""
+    found: dict[str, Any] = {}
+    for dotted in uses:
+        _flatten(dotted, get_dotted(experiment, dotted), found)
+    return found
+
+
+def _flatten(dotted: str, value: object, into: dict[str, Any]) -> None:
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            _flatten(f"{dotted}.{name}", getattr(value, name), into)
+    else:
+        into[dotted] = list(value) if isinstance(value, tuple) else value
+
+
+def compute_key(fields: Mapping[str, Any]) -> str:
+    """A digest of the fields' canonical JSON."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_HEX_DIGITS]
