@@ -4,17 +4,18 @@ Every leaf says its unit and range. Unknown keys are refused with the nearest le
 problems of a file are reported at once.
 """
 
+import copy
 import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serkd.errors import InputError, refuse
+from serkd.errors import InputError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -188,7 +189,9 @@ class Curriculum(Section):
     scorer: Literal["teacher_cross_entropy", "teacher_entropy"] = "teacher_cross_entropy"
     control: Literal["curriculum", "anti", "random"] = "curriculum"
     start_share: float = Field(0.3, gt=0.0, le=1.0, description="c0: share at the first epoch")
-    full_at: float = Field(0.5, gt=0.0, le=1.0, description="share of training after which all is used")
+    full_at: float = Field(
+        0.5, gt=0.0, le=1.0, description="share of training after which all is used"
+    )
 
 
 class Meta(Section):
@@ -255,7 +258,7 @@ _Yaml12Loader.add_implicit_resolver(
 def parse_yaml(text: str, origin: str) -> Any:  # noqa: ANN401  YAML holds anything
     """Parse YAML; `origin` names the text in the message when it is not YAML."""
     try:
-        return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506  a SafeLoader
+        return yaml.load(text, Loader=_Yaml12Loader)
     except yaml.YAMLError as error:
         raise InputError(f"{origin}: must be YAML: {' '.join(str(error).split())}") from error
 
@@ -287,14 +290,26 @@ def build_experiment(
     data: Mapping[str, Any], values: Mapping[str, Any], *, origin: str = "experiment"
 ) -> Experiment:
     """Validate nested `data` with dotted `values` laid over it; report every problem at once."""
-    merged: dict[str, Any] = json.loads(json.dumps(data))
+    merged: dict[str, Any] = copy.deepcopy(dict(data))
     for dotted, value in values.items():
         _set_dotted(merged, dotted, value)
+    return validate(Experiment, merged, origin)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def validate(model: type[SectionT], data: Mapping[str, Any], origin: str) -> SectionT:
+    """Build a section from parsed YAML; every problem is reported, each with its dotted path."""
     try:
-        return Experiment.model_validate_json(json.dumps(merged))
+        return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        refuse([f"{origin}: {problem}" for problem in _problems(error)])
-        raise  # unreachable: a ValidationError has at least one problem
+        problems = [f"{origin}: {problem}" for problem in _problems(model, error)]
+        raise InputError(*problems) from error
+    except TypeError as error:  # YAML knows dates and sets, experiments do not
+        raise InputError(
+            f"{origin}: must hold numbers, text, lists and sections: {error}"
+        ) from error
 
 
 def _set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:
@@ -307,11 +322,11 @@ def _set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:
     data[leaf] = value
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def _problems(model: type[Section], error: ValidationError) -> Iterator[str]:
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            yield _unknown_key(dotted, item["loc"])
+            yield _unknown_key(model, dotted, item["loc"])
         elif item["type"] == "value_error":
             yield f"{dotted}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
         else:
@@ -319,10 +334,11 @@ def _problems(error: ValidationError) -> Iterator[str]:
             yield f"{dotted}: {rule}, got {item['input']!r}"
 
 
-def _unknown_key(dotted: str, location: tuple[int | str, ...]) -> str:
-    model: Any = Experiment
+def _unknown_key(model: Any, dotted: str, location: tuple[int | str, ...]) -> str:  # noqa: ANN401
     for name in location[:-1]:
-        model = model.model_fields[str(name)].annotation
+        fields = getattr(model, "model_fields", {})
+        # a mapping's values have the mapping's second type argument
+        model = fields[str(name)].annotation if name in fields else get_args(model)[-1]
     legal = sorted(model.model_fields)
     near = difflib.get_close_matches(str(location[-1]), legal, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

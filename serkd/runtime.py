@@ -1,10 +1,11 @@
 """Ray and the machine: starting, threads, devices."""
 
+import logging
 import os
 import warnings
-from pathlib import Path
 
 import ray
+import ray.data
 import torch
 
 _OBJECT_STORE_BYTES = 512 * 1024**2  # parts of 32 MB and centroids; features never lie in it
@@ -16,8 +17,10 @@ def start_ray(num_cpus: int | None = None) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     common = {"namespace": "serkd", "logging_level": "ERROR", "log_to_driver": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,9 +51,3 @@ def choose_device(setting: str) -> str:
     if setting != "auto":
         return setting
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space of the disk that `folder` lies on."""
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize

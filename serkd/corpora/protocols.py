@@ -24,7 +24,9 @@ class Fold:
     def __post_init__(self) -> None:
         parts = {"train": self.train, "dev": self.dev, "test": self.test}
         speakers = {part: self._speakers(ids) for part, ids in parts.items()}
-        problems = [f"fold {self.name}: {p} must not be empty" for p, s in speakers.items() if not s]
+        problems = [
+            f"fold {self.name}: {p} must not be empty" for p, s in speakers.items() if not s
+        ]
         for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
             shared = sorted(speakers[first] & speakers[second])
             if shared:

@@ -6,10 +6,9 @@ timbre, loudness all differ between speakers), so long-term averages are a poor 
 model has to look at how the sound moves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,16 @@ Array = NDArray[np.float64]
 
 _HOP = 80  # samples between control points: 5 ms
 _FFT = 512  # analysis window of the vocal-tract filter: 32 ms
-_FORMANTS = np.array(  # Hz, an adult male's /a e i o u @ ae/
-    [
-        [730, 1090, 2440, 3400],
-        [530, 1840, 2480, 3500],
-        [290, 2250, 2950, 3600],
-        [570, 880, 2410, 3350],
-        [310, 900, 2240, 3300],
-        [500, 1450, 2450, 3450],
-        [660, 1700, 2400, 3500],
-    ],
-    dtype=np.float64,
-)
+_FORMANTS = {  # Hz, roughly an adult male's
+    "a": (730.0, 1090.0, 2440.0, 3400.0),
+    "e": (530.0, 1840.0, 2480.0, 3500.0),
+    "i": (290.0, 2250.0, 2950.0, 3600.0),
+    "o": (570.0, 880.0, 2410.0, 3350.0),
+    "u": (310.0, 900.0, 2240.0, 3300.0),
+    "schwa": (500.0, 1450.0, 2450.0, 3450.0),
+    "ae": (660.0, 1700.0, 2400.0, 3500.0),
+}
+_VOWELS = np.array(list(_FORMANTS.values()))  # (vowels, 4)
 _BANDWIDTHS = np.array([80.0, 100.0, 140.0, 200.0])  # Hz
 _SILENCE = 0.02  # amplitude between syllables, relative to a syllable's peak
 
@@ -75,29 +72,27 @@ _SHIFT = {
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class _Voice:
     """One invented voice."""
 
-    name: str
+    speaker_id: str
     gender: str
-    session: str
     tract: float  # factor on every formant frequency
     loudness: float  # dB, habitual level
     room: float  # dB, background noise relative to the voice
     habit: Array  # a _Prosody vector
 
 
-def _make_speaker(seed: int, index: int) -> _Speaker:
+def _make_voice(seed: int, index: int) -> _Voice:
     # An emotion number no utterance has, so that the voice's stream is nobody else's: entropy is
     # padded with zeros, and [seed, index] alone would equal [seed, index, 0, 0].
     rng = np.random.default_rng(np.random.SeedSequence([seed, index, len(EMOTIONS)]))
     female = index % 2 == 0
     habit = _HABIT.vector() + _HABIT_SPREAD.vector() * rng.standard_normal(10)
     habit[0] += 10.0 if female else 0.0
-    return _Speaker(
-        name=f"{'f' if female else 'm'}{index:02d}",
+    return _Voice(
+        speaker_id=f"{'f' if female else 'm'}{index:02d}",
         gender="female" if female else "male",
-        session=f"s{index // 2}",
         tract=(1.16 if female else 1.0) * float(np.exp(0.06 * rng.standard_normal())),
         loudness=float(rng.normal(0.0, 3.0)),
         room=float(rng.uniform(-34.0, -22.0)),
@@ -105,12 +100,12 @@ def _make_speaker(seed: int, index: int) -> _Speaker:
     )
 
 
-def _make_prosody(speaker: _Speaker, emotion: str, rng: np.random.Generator) -> _Prosody:
+def _make_prosody(voice: _Voice, emotion: str, rng: np.random.Generator) -> _Prosody:
     """One take: habit, plus the emotion at a random intensity, plus chance."""
     shift = _SHIFT[emotion].vector() * rng.uniform(0.7, 1.3)
-    take = speaker.habit + shift + _TAKE_SPREAD.vector() * rng.standard_normal(10)
+    take = voice.habit + shift + _TAKE_SPREAD.vector() * rng.standard_normal(10)
     prosody = _Prosody(*take.tolist())
-    return replace(prosody, attack=min(max(prosody.attack, 0.06), 0.85))
+    return replace(prosody, attack=min(max(prosody.attack, 0.06), 0.85))  # a rise and a fall
 
 
 def _syllables(prosody: _Prosody, num_points: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -142,7 +137,7 @@ def _controls(
         rise = np.minimum(place / prosody.attack, (1.0 - place) / (1.0 - prosody.attack))
         gain = 10.0 ** ((strong * prosody.swing + rng.normal(0.0, 1.0)) / 20.0)
         level[start:end] += gain * np.sin(0.5 * np.pi * rise)
-        vowel = _FORMANTS[rng.integers(len(_FORMANTS))] * tract
+        vowel = _VOWELS[rng.integers(len(_VOWELS))] * tract
         formants[previous:] = vowel * rng.normal(1.0, 0.03, 4)
         previous = end
     return (
@@ -153,7 +148,7 @@ def _controls(
 
 
 def _glottis(pitch: Array, breath: float, rng: np.random.Generator) -> Array:
-    """Derivative of Rosenberg's glottal flow plus aspiration; pitch (points,), result (samples,)."""
+    """Derivative of Rosenberg's glottal flow, and aspiration: (points,) to (samples,)."""
     wobble = gaussian_filter1d(rng.standard_normal(pitch.size), 1.0) * 0.25  # jitter, semitones
     shimmer = 1.0 + 0.1 * gaussian_filter1d(rng.standard_normal(pitch.size), 1.0)
     samples = np.arange(pitch.size * _HOP)
@@ -181,19 +176,26 @@ def _vocal_tract(source: Array, formants: Array, tilt: float) -> Array:
     return voice[: source.size]
 
 
-def _utterance(speaker: _Speaker, emotion: str, rng: np.random.Generator) -> Array:
+def _speak(voice: _Voice, emotion: str, rng: np.random.Generator) -> Array:
     """One utterance at 16 kHz, shape (samples,), in -1..1."""
-    prosody = _make_prosody(speaker, emotion, rng)
+    prosody = _make_prosody(voice, emotion, rng)
     num_points = int(rng.uniform(1.1, 2.1) * SAMPLE_RATE / _HOP)
-    pitch, level, formants = _controls(prosody, speaker.tract, num_points, rng)
+    pitch, level, formants = _controls(prosody, voice.tract, num_points, rng)
     source = _glottis(pitch, prosody.breath, rng)
-    voice = _vocal_tract(source, formants, prosody.tilt)
-    voice *= np.interp(np.arange(voice.size), np.arange(num_points) * _HOP, level)
-    voice /= voice.std()
-    noise = gaussian_filter1d(rng.standard_normal(voice.size), 0.6)
-    noise *= 10.0 ** ((speaker.room + rng.normal(0.0, 3.0)) / 20.0) / noise.std()
-    gain = 0.05 * 10.0 ** ((speaker.loudness + rng.normal(0.0, 2.0)) / 20.0)
-    return np.clip((voice + noise) * gain, -0.99, 0.99)
+    wave = _vocal_tract(source, formants, prosody.tilt)
+    wave *= np.interp(np.arange(wave.size), np.arange(num_points) * _HOP, level)
+    wave /= wave.std()
+    noise = gaussian_filter1d(rng.standard_normal(wave.size), 0.6)
+    noise *= 10.0 ** ((voice.room + rng.normal(0.0, 3.0)) / 20.0) / noise.std()
+    gain = 0.05 * 10.0 ** ((voice.loudness + rng.normal(0.0, 2.0)) / 20.0)
+    return np.clip((wave + noise) * gain, -0.99, 0.99)
+
+
+def _write_flac(path: Path, wave: Array) -> None:
+    # A rename is all or nothing: a killed process leaves no half-written recording behind.
+    partial = path.with_suffix(".partial")
+    soundfile.write(partial, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    partial.replace(path)
 
 
 def write_corpus(
@@ -211,37 +213,20 @@ def write_corpus(
     """
     audio = folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
-    total = num_speakers * len(EMOTIONS) * utterances_per_emotion
-    written: list[SourceUtterance] = []
-    for index in range(num_speakers):
-        speaker = _make_speaker(seed, index)
-        for number, emotion in enumerate(EMOTIONS):
-            for take in range(utterances_per_emotion):
-                entropy = np.random.SeedSequence([seed, index, number, take])
-                wave = _utterance(speaker, emotion, np.random.default_rng(entropy))
-                name = f"{speaker.name}-{emotion}-{take:02d}"
-                path = audio / f"{name}.flac"
-                _write_flac(path, wave)
-                written.append(_describe(name, path, speaker, emotion))
-                if progress is not None:
-                    progress(len(written), total)
+    todo = list(product(range(num_speakers), EMOTIONS, range(utterances_per_emotion)))
+    written = []
+    for index, emotion, take in todo:
+        voice = _make_voice(seed, index)
+        entropy = np.random.SeedSequence([seed, index, EMOTIONS.index(emotion), take])
+        utt_id = f"{voice.speaker_id}-{emotion}-{take:02d}"
+        path = audio / f"{utt_id}.flac"
+        _write_flac(path, _speak(voice, emotion, np.random.default_rng(entropy)))
+        session = f"s{index // 2}"  # a woman and a man
+        written.append(
+            SourceUtterance(
+                utt_id, path, "synthetic", voice.speaker_id, voice.gender, session, emotion
+            )
+        )
+        if progress is not None:
+            progress(len(written), len(todo))
     return written
-
-
-def _write_flac(path: Path, wave: Array) -> None:
-    # A rename is all or nothing: a killed process leaves no half-written recording behind.
-    partial = path.with_suffix(".partial")
-    soundfile.write(partial, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    partial.replace(path)
-
-
-def _describe(name: str, path: Path, speaker: _Speaker, emotion: str) -> SourceUtterance:
-    return SourceUtterance(
-        utt_id=name,
-        path=path,
-        corpus="synthetic",
-        speaker_id=speaker.name,
-        gender=speaker.gender,
-        session=speaker.session,
-        emotion=emotion,
-    )

@@ -29,9 +29,7 @@ def student_terms(
     terms = {}
     if (weight := (1 - alpha) * (1 - contrast)) > 0:
         smoothing = settings.label_smoothing
-        terms["ce"] = cross_entropy(
-            output.logits, labels, label_smoothing=smoothing, weight=weight
-        )
+        terms["ce"] = cross_entropy(output.logits, labels, label_smoothing=smoothing, weight=weight)
     if (weight := (1 - alpha) * contrast) > 0:
         all_projections, all_labels, offset = keys
         terms["supcon"] = supervised_contrastive(

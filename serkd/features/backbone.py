@@ -20,23 +20,28 @@ from torch import Tensor, nn
 from serkd.corpora.audio import SAMPLE_RATE_HZ
 from serkd.errors import InputError
 
+# No layer norm in the feature projection and wide initial weights: with random convolutions, the
+# usual settings lose the energy contour.
 TINY_HUBERT: dict[str, Any] = {
     "conv_dim": (64,) * 7,
     "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
     "conv_stride": (5, 2, 2, 2, 2, 2, 2),
-    "feat_extract_norm": "layer",
-    "hidden_size": 96,
+    "conv_bias": True,
+    "feat_extract_norm": "group",
+    "feat_proj_layer_norm": False,
+    "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "intermediate_size": 192,
+    "intermediate_size": 128,
     "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 8,
-    "mask_time_prob": 0.0,
+    "num_conv_pos_embedding_groups": 16,
+    "initializer_range": 0.1,
     "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
     "activation_dropout": 0.0,
+    "attention_dropout": 0.0,
     "feat_proj_dropout": 0.0,
     "layerdrop": 0.0,
+    "mask_time_prob": 0.0,
 }
 _TINY_SEED = 0
 FAMILIES = ("hubert", "wavlm", "wav2vec2", "whisper")
@@ -146,7 +151,9 @@ class Prefix(nn.Module):
         super().__init__()
         encoder = load_encoder(backbone)
         self.prepare = _build_preparer(backbone)
-        self.embed = _WhisperFront(encoder) if backbone.family == "whisper" else _HubertFront(encoder)
+        self.embed = (
+            _WhisperFront(encoder) if backbone.family == "whisper" else _HubertFront(encoder)
+        )
         self.body = _Body(encoder, 0, frozen_layers)
         self.eval().requires_grad_(False)
 

@@ -23,10 +23,21 @@ class StudentOutput:
 
 
 class Student(nn.Module):
-    """Log-mel (B, F, N) with valid frames (B, F) to emotions; padding never changes a result."""
+    """Log-mel (B, F, N) with valid frames (B, F) to emotions; padding never changes a result.
 
-    def __init__(self, encoder: nn.Module, width: int, num_classes: int, dropout: float) -> None:
+    Each mel channel is standardised by the training fold's mean and standard deviation, which are
+    part of the model: `set_statistics`.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, num_mels: int, width: int, num_classes: int, dropout: float
+    ) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(num_mels))
+        self.register_buffer("deviation", torch.ones(num_mels))
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, num_classes)
@@ -34,8 +45,13 @@ class Student(nn.Module):
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, _PROJECTION)
         )
 
+    def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        """Mean and standard deviation (N,) of the training fold's frames."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
     def forward(self, logmel: Tensor, mask: Tensor) -> StudentOutput:
-        embedding = self.encoder(logmel, mask)
+        embedding = self.encoder((logmel - self.mean) / self.deviation, mask)
         logits = self.classifier(self.dropout(embedding))
         return StudentOutput(logits, embedding, self.projector(embedding))
 
@@ -121,7 +137,7 @@ _FAMILIES: dict[str, Callable[[config.Student], nn.Module]] = {
 def build_student(settings: config.Student, num_classes: int) -> Student:
     """A student with random weights."""
     encoder = _FAMILIES[settings.family](settings)
-    return Student(encoder, settings.width, num_classes, settings.dropout)
+    return Student(encoder, settings.logmel.num_mels, settings.width, num_classes, settings.dropout)
 
 
 def count_parameters(model: nn.Module) -> int:

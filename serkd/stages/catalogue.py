@@ -35,7 +35,12 @@ from serkd.train.teacher import EmotionTask, ExtractorTask, UnitsTask, build_tea
 from serkd.units.assign import write_units
 from serkd.units.quality import compute_quality
 
-FEATURES, LOGMEL, EXTRACTOR, HIDDEN = Ref("features"), Ref("logmel"), Ref("extractor"), Ref("hidden")
+FEATURES, LOGMEL, EXTRACTOR, HIDDEN = (
+    Ref("features"),
+    Ref("logmel"),
+    Ref("extractor"),
+    Ref("hidden"),
+)
 STAGE_1, TEACHER, TEACHER_OUTPUTS = Ref("teacher_units"), Ref("teacher"), Ref("teacher_outputs")
 STUDENT = Ref("student")
 
@@ -280,48 +285,81 @@ _CUT, _FROZEN = "corpus.max_duration_s", "backbone.frozen_layers"
 
 STAGES: dict[str, Stage] = {
     "features": Stage(
-        version=1, uses=(_CUT, _FROZEN), inputs=lambda e, r: [], fits="none",
-        run=run_features, reads_audio=True, reads_backbone=True,
+        version=1,
+        uses=(_CUT, _FROZEN),
+        inputs=lambda e, r: [],
+        fits="none",
+        run=run_features,
+        reads_audio=True,
+        reads_backbone=True,
     ),
     "logmel": Stage(
-        version=1, uses=(_CUT, "student.logmel"), inputs=lambda e, r: [], fits="none",
-        run=run_logmel, reads_audio=True,
+        version=1,
+        uses=(_CUT, "student.logmel"),
+        inputs=lambda e, r: [],
+        fits="none",
+        run=run_logmel,
+        reads_audio=True,
     ),
     "extractor": Stage(
-        version=1, uses=(_FROZEN, "extractor", "units.gender_mode", "seed"),
-        inputs=lambda e, r: [FEATURES], fits="train+dev", run=run_extractor, reads_backbone=True,
+        version=1,
+        uses=(_FROZEN, "extractor", "units.gender_mode", "seed"),
+        inputs=lambda e, r: [FEATURES],
+        fits="train+dev",
+        run=run_extractor,
+        reads_backbone=True,
     ),
     "hidden": Stage(
-        version=1, uses=(_FROZEN, "units.layers"),
-        inputs=lambda e, r: [FEATURES, EXTRACTOR], fits="none", run=run_hidden,
+        version=1,
+        uses=(_FROZEN, "units.layers"),
+        inputs=lambda e, r: [FEATURES, EXTRACTOR],
+        fits="none",
+        run=run_hidden,
         reads_backbone=True,
     ),
     "centroids": Stage(
-        version=1, uses=("units.max_iterations", "units.tolerance", "units.max_points", "seed"),
-        inputs=lambda e, r: [HIDDEN], fits="train", run=run_centroids,
+        version=1,
+        uses=("units.max_iterations", "units.tolerance", "units.max_points", "seed"),
+        inputs=lambda e, r: [HIDDEN],
+        fits="train",
+        run=run_centroids,
     ),
     "units": Stage(
-        version=1, uses=(), inputs=lambda e, r: [HIDDEN, Ref("centroids", r.scale)],
-        fits="train", run=run_units,
+        version=1,
+        uses=(),
+        inputs=lambda e, r: [HIDDEN, Ref("centroids", r.scale)],
+        fits="train",
+        run=run_units,
     ),
     "teacher_units": Stage(
-        version=1, uses=(_FROZEN, "teacher.stage1", "seed"),
-        inputs=lambda e, r: [FEATURES, *_scaled("units", e)], fits="train+dev",
-        run=run_teacher_units, reads_backbone=True,
+        version=1,
+        uses=(_FROZEN, "teacher.stage1", "seed"),
+        inputs=lambda e, r: [FEATURES, *_scaled("units", e)],
+        fits="train+dev",
+        run=run_teacher_units,
+        reads_backbone=True,
     ),
     "teacher": Stage(
-        version=1, uses=(_FROZEN, "teacher.stage2", "seed"),
-        inputs=lambda e, r: [FEATURES, STAGE_1], fits="train+dev", run=run_teacher,
+        version=1,
+        uses=(_FROZEN, "teacher.stage2", "seed"),
+        inputs=lambda e, r: [FEATURES, STAGE_1],
+        fits="train+dev",
+        run=run_teacher,
         reads_backbone=True,
     ),
     "teacher_outputs": Stage(
-        version=1, uses=(_FROZEN, "teacher.stage2"),
-        inputs=lambda e, r: [FEATURES, TEACHER], fits="train+dev", run=run_teacher_outputs,
+        version=1,
+        uses=(_FROZEN, "teacher.stage2"),
+        inputs=lambda e, r: [FEATURES, TEACHER],
+        fits="train+dev",
+        run=run_teacher_outputs,
         reads_backbone=True,
     ),
     "student": Stage(
-        version=1, uses=("student", "distill", "curriculum", "meta", "seed"),
+        version=1,
+        uses=("student", "distill", "curriculum", "meta", "seed"),
         inputs=lambda e, r: [LOGMEL, *([TEACHER_OUTPUTS] if needs_teacher(e) else [])],
-        fits="train+dev", run=run_student,
+        fits="train+dev",
+        run=run_student,
     ),
 }

@@ -139,7 +139,9 @@ class Graph:
         above = [layer for layer in self.experiment.units.layers if layer > limit]
         problems = []
         if above:
-            problems.append(f"units.layers must be at most {limit} for {backbone.name}, got {above}")
+            problems.append(
+                f"units.layers must be at most {limit} for {backbone.name}, got {above}"
+            )
         if self.experiment.backbone.frozen_layers > limit:
             problems.append(
                 f"backbone.frozen_layers must be at most {limit} for {backbone.name}, "
@@ -240,7 +242,14 @@ class Graph:
                 return found, True  # somebody else computed it while we waited
             inputs = {used: artifacts[used] for used in self.inputs(ref)}
             context = Context(
-                ref, self.experiment, stage.uses, self.fold, self.backbone, inputs, work, compute,
+                ref,
+                self.experiment,
+                stage.uses,
+                self.fold,
+                self.backbone,
+                inputs,
+                work,
+                compute,
                 observer,
             )
             context.folder.mkdir(parents=True, exist_ok=True)

@@ -103,6 +103,4 @@ class RayCheckpoints:
             return
         with tempfile.TemporaryDirectory() as folder:
             write_state(state, Path(folder))
-            ray.train.report(
-                dict(record), checkpoint=ray.train.Checkpoint.from_directory(folder)
-            )
+            ray.train.report(dict(record), checkpoint=ray.train.Checkpoint.from_directory(folder))

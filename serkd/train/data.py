@@ -60,7 +60,9 @@ class FoldData:
     def dev_index(self) -> np.ndarray:
         return np.arange(len(self.train_ids), len(self.utt_ids))
 
-    def dev_metrics(self, logits: np.ndarray, index: np.ndarray, workers: Workers) -> dict[str, float]:
+    def dev_metrics(
+        self, logits: np.ndarray, index: np.ndarray, workers: Workers
+    ) -> dict[str, float]:
         """dev_uar, dev_war, dev_wf1 from every worker's logits (B, C) of its utterances (B,)."""
         confusion = compute_confusion(self.labels[index], logits.argmax(axis=1), self.num_classes)
         total = np.sum(workers.collect(confusion), axis=0)

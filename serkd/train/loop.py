@@ -243,7 +243,8 @@ def _take_step(
     counts = workers.sum(torch.tensor([terms[name].count for name in names], dtype=torch.float64))
     divisors = counts.clamp_min(1.0).tolist()
     parts = [
-        terms[n].weight * terms[n].total / divisor for n, divisor in zip(names, divisors, strict=True)
+        terms[n].weight * terms[n].total / divisor
+        for n, divisor in zip(names, divisors, strict=True)
     ]
     optimizer.zero_grad()
     torch.stack(parts).sum().backward()

@@ -39,11 +39,19 @@ class StudentTask(Task):
         self.teacher = None if teacher is None else teacher.select(data.train_ids)
         seed_torch(seed)
         self.model = build_student(settings, data.num_classes).to(self.device)
+        self.model.set_statistics(*self._statistics())
         self.position = self._positions()
 
     @property
     def lengths(self) -> np.ndarray:
         return self.data.train_lengths
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Per mel channel, over the training utterances' frames only."""
+        num_frames = int(self.lengths.sum())
+        values = self.data.frames.values[:num_frames].astype(np.float64)
+        deviation = np.maximum(values.std(axis=0), 1e-3)
+        return torch.from_numpy(values.mean(axis=0)), torch.from_numpy(deviation)
 
     def _positions(self) -> np.ndarray:
         labels = self.data.labels[: len(self.data.train_ids)]

@@ -131,7 +131,9 @@ class UnitsTask(SuffixTask):
     def _masked(self, mask: Tensor) -> Tensor | None:
         if self.settings.frames == "all":
             return None
-        spans = draw_spans(mask.cpu(), self.settings.mask_start_share, self.settings.mask_span_frames)
+        spans = draw_spans(
+            mask.cpu(), self.settings.mask_start_share, self.settings.mask_span_frames
+        )
         return spans.to(self.device)
 
     @torch.inference_mode()

@@ -43,7 +43,8 @@ class Shard:
 
     def _store(self, rows: Mapping[int, Iterator[tuple[str, np.ndarray]]]) -> dict[int, int]:
         for number in sorted(rows):
-            kept = sorted((u, f) for u, f in rows[number] if u in self.keep)  # noqa: C414
+            kept = [(u, f) for u, f in rows[number] if u in self.keep]
+            kept.sort(key=lambda row: row[0])
             if kept:
                 self.blocks[number] = np.concatenate([frames for _, frames in kept])
         return {number: len(block) for number, block in self.blocks.items()}
@@ -132,9 +133,7 @@ class Clustering:
             ray.kill(actor)
         self.actors = []
 
-    def fit(
-        self, num_clusters: int, *, max_iterations: int, tolerance: float, seed: int
-    ) -> Fitted:
+    def fit(self, num_clusters: int, *, max_iterations: int, tolerance: float, seed: int) -> Fitted:
         """Fit one scale from a k-means++ start on a sample of these frames.
 
         Raises:

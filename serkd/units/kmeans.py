@@ -131,9 +131,7 @@ def _update(centroids: np.ndarray, total: Sums, rng: np.random.Generator) -> np.
     return split_empty(updated, total.counts, rng).astype(np.float32)
 
 
-def split_empty(
-    centroids: np.ndarray, counts: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def split_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give each empty cluster half of a large one, as FAISS does.
 
     The donor is drawn in proportion to its size; both halves are moved apart by 1/1024,

@@ -1,0 +1,52 @@
+"""A sweep from its file to its summary: what ``serkd sweep`` does."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serkd.events import Observer
+from serkd.report.run import write_json
+from serkd.report.tensorboard import TensorBoard
+from serkd.search.space import read_space
+from serkd.search.tuner import Sweep, open_sweep, run_sweep, sharing
+
+
+def start_sweep(
+    path: Path, values: Mapping[str, Any], trials: int | None, storage: Path, observer: Observer
+) -> dict[str, Any]:
+    """Run the trials that are missing; returns and writes the summary (results.json)."""
+    space, base = read_space(path, values)
+    if trials is not None:
+        space = space.model_copy(update={"trials": trials})
+    sweep = open_sweep(path.stem, space, base, storage)
+    done = run_sweep(sweep, storage, observer, watch_trial)
+    _write_hparams(sweep, done)
+    requests, computed = sharing(done)
+    summary = {
+        "name": sweep.name,
+        "folder": str(sweep.folder),
+        "objective": space.objective,
+        "best": sweep.best(),
+        "stage_requests": requests,
+        "stages_computed": computed,
+        "trials": done,
+    }
+    write_json(sweep.folder / "results.json", summary)
+    return summary
+
+
+def watch_trial(folder: Path, trial_id: str) -> Observer:
+    """A trial's events, in a folder of its own."""
+    return TensorBoard(folder / trial_id)
+
+
+def _write_hparams(sweep: Sweep, trials: Sequence[Mapping[str, Any]]) -> None:
+    """A row of the HPARAMS tab for every trial with a value, with its best one."""
+    names = list(sweep.space.space)
+    for trial in trials:
+        if trial.get("value") is None:
+            continue
+        params = {name: trial["params"].get(name, "-") for name in names}
+        board = TensorBoard(sweep.folder / "tensorboard" / "hparams" / str(trial["trial_id"]))
+        board.hparams(params, {sweep.space.objective: trial["value"]})
+        board.close()

@@ -1,0 +1,169 @@
+"""What a person sees: stage lines, progress bars, tables."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from serkd.events import Observer
+from serkd.report.results import MODELS, SPLITS
+
+_STAGE_WIDTH = 18
+
+
+class Terminal(Observer):
+    """A line for each stage; while one runs, a bar with a rate and the time left.
+
+    Bars are shown on a terminal only.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.current: tuple[str, Any] | None = None
+
+    def __enter__(self) -> "Terminal":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        if self.current is None or self.current[0] != stage:
+            self._clear()
+            task = self.bar.add_task(stage, total=total, completed=done, rate="")
+            self.current = (stage, task)
+        task = self.current[1]
+        speed = self.bar.tasks[-1].speed
+        self.bar.update(task, completed=done, rate=f"{speed:.1f} {unit}/s" if speed else unit)
+
+    def _clear(self) -> None:
+        if self.current is not None:
+            self.bar.remove_task(self.current[1])
+            self.current = None
+
+    def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
+        self._clear()
+        how = f"stored (took {seconds:.1f} s)" if is_cached else f"computed in {seconds:.1f} s"
+        self.console.print(f"  {name:<{_STAGE_WIDTH}} {key[:12]}  {how}", highlight=False)
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """Per fold and pooled: WAR, UAR and WF1 in percent of both models, dev and test."""
+    table = Table(title=f"{results['name']}: percent, unseen speakers", title_justify="left")
+    table.add_column("fold")
+    table.add_column("model")
+    for split in SPLITS:
+        for metric in ("UAR", "WAR", "WF1"):
+            table.add_column(f"{split} {metric}", justify="right")
+    table.add_column("parameters", justify="right")
+    rows = dict(results["folds"])
+    if len(rows) > 1:
+        rows["pooled"] = results["pooled"]
+    for fold, found in rows.items():
+        for model in MODELS:
+            size = found.get("parameters", {}).get(model)
+            table.add_row(fold, model, *_cells(found[model]), "" if size is None else f"{size:,}")
+    return table
+
+
+def _cells(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [
+        f"{100 * metrics[split][name]:.1f}" for split in SPLITS for name in ("uar", "war", "wf1")
+    ]
+
+
+def trials_table(trials: Sequence[Mapping[str, Any]], objective: str) -> Table:
+    """Every trial: its state, its best value, what it tried, what it shared."""
+    names = sorted({name for trial in trials for name in trial["params"]})
+    table = Table(title="trials", title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column(objective, justify="right")
+    table.add_column("state")
+    table.add_column("epochs", justify="right")
+    table.add_column("shared", justify="right")
+    for name in _short_names(names):
+        table.add_column(name, overflow="fold")
+    for trial in trials:
+        value, requests = trial.get("value"), trial.get("stage_requests")
+        shared = "" if requests is None else f"{requests - trial['stages_computed']}/{requests}"
+        table.add_row(
+            str(trial["trial"]),
+            "" if value is None else f"{value:.3f}",
+            trial["state"],
+            str(trial.get("epochs", "")),
+            shared,
+            *(_short(trial["params"].get(name)) for name in names),
+        )
+    return table
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Dotted keys without their sections, where that is still unique."""
+    leaves = [name.rpartition(".")[2] for name in names]
+    return [
+        leaf if leaves.count(leaf) == 1 else name for leaf, name in zip(leaves, names, strict=True)
+    ]
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def print_run(console: Console, results: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
+    """The table of a run and where its files are."""
+    if as_json:
+        print(json.dumps(results))
+        return
+    console.print(results_table(results))
+    stages = [stage for fold in results["folds"].values() for stage in fold["stages"]]
+    computed = sum(not stage["is_cached"] for stage in stages)
+    console.print(f"{len(stages)} stage requests, {computed} computed")
+    console.print(f"results      {folder / 'results.json'}", soft_wrap=True)
+    console.print(f"confusion    {folder / 'confusion.png'}", soft_wrap=True)
+    console.print(f"TensorBoard  tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
+
+
+def print_sweep(console: Console, done: Mapping[str, Any], *, as_json: bool) -> None:
+    """The table of a sweep's trials, the best one, and what was shared."""
+    if as_json:
+        print(json.dumps(done))
+        return
+    console.print(trials_table(done["trials"], done["objective"]))
+    if best := done["best"]:
+        settings = " ".join(
+            f"--set {name}='{json.dumps(value)}'" for name, value in best["params"].items()
+        )
+        console.print(
+            f"best: trial {best['trial']}, {done['objective']} {best['value']:.3f}: {settings}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print(
+        f"{done['stage_requests']} stage requests, {done['stages_computed']} computed",
+        highlight=False,
+    )
+    console.print(f"sweep        {done['folder']}", soft_wrap=True)
+    console.print(f"TensorBoard  tensorboard --logdir {done['folder']}/tensorboard", soft_wrap=True)

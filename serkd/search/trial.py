@@ -1,0 +1,95 @@
+"""One trial: an experiment's stages inside a Tune actor, reporting every student epoch."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from serkd import runtime
+from serkd.config import Experiment, build_experiment
+from serkd.corpora.manifest import read_manifest
+from serkd.corpora.protocols import build_folds, select_folds
+from serkd.events import Observer, Observers
+from serkd.search.space import decode_params
+from serkd.stages.catalogue import STAGES, STUDENT
+from serkd.stages.graph import Compute, Graph
+from serkd.stages.store import StageStore
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What all trials of a sweep share; sent to their actors."""
+
+    base: Experiment
+    fold: str
+    storage: str
+    num_threads: int
+    watch: Callable[[str], Observer]  # a further observer, given the trial's id
+
+
+class TuneReporter(Observer):
+    """Reports the student's epochs to Tune: the best dev UAR so far, and what was shared.
+
+    The last epoch is reported when the student is published: a scheduler that stops a trial at a
+    rung would else throw a finished student away.
+    """
+
+    def __init__(self, num_stages: int, num_epochs: int) -> None:
+        self.num_stages, self.num_epochs = num_stages, num_epochs
+        self.best, self.last_epoch = -math.inf, 0
+        self.num_computed = 0
+        self.is_student_ready = False
+
+    def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
+        self.num_computed += not is_cached
+        self.is_student_ready |= name == str(STUDENT)
+
+    def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
+        if stage != str(STUDENT):
+            return
+        if not math.isfinite(record["dev_uar"]):
+            raise FloatingPointError(f"dev_uar must be finite, got {record['dev_uar']}")
+        self.best, self.last_epoch = max(self.best, record["dev_uar"]), record["epoch"]
+        if self.last_epoch < self.num_epochs:
+            self.report(is_finished=False)
+
+    def report(self, *, is_finished: bool) -> None:
+        """Tell Tune; it may end the trial here."""
+        tune.report(
+            {
+                "epoch": self.last_epoch,
+                "dev_uar": self.best,
+                "is_finished": is_finished,
+                "stage_requests": self.num_stages,
+                # while the student itself trains, it has not been counted yet
+                "stages_computed": self.num_computed + (not self.is_student_ready),
+            }
+        )
+
+
+def build_trial(base: Experiment, params: Mapping[str, Any]) -> Experiment:
+    """The base with a trial's (encoded) values."""
+    return build_experiment(base.model_dump(mode="json"), decode_params(params), origin="trial")
+
+
+def run_trial(params: Mapping[str, Any], spec: TrialSpec) -> None:
+    """Tune's trainable. Sees no test label: the fold's manifest is sealed for every stage."""
+    runtime.set_threads(spec.num_threads)
+    experiment = build_trial(spec.base, params)
+    manifest = read_manifest(Path(experiment.corpus.manifest))
+    folds = build_folds(experiment.protocol, manifest, experiment.seed)
+    (fold,) = select_folds(folds, spec.fold)
+    graph = Graph(STAGES, experiment, fold)
+    reporter = TuneReporter(len(graph.closure([STUDENT])), experiment.student.fit.epochs)
+    watcher = spec.watch(tune.get_context().get_trial_id())
+    compute = Compute(device=runtime.choose_device(experiment.train.device))
+    # the watcher hears of an epoch first: a stopped trial does not return from its report
+    observer = Observers([watcher, reporter])
+    try:
+        graph.run([STUDENT], StageStore(Path(spec.storage)), compute, observer)
+        reporter.report(is_finished=True)
+    finally:
+        compute.close()

@@ -1,0 +1,293 @@
+"""A sweep: Tune runs the trials, Optuna proposes them, stages are shared between them."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from serkd import runtime
+from serkd.config import Experiment
+from serkd.corpora.manifest import read_manifest
+from serkd.corpora.protocols import Fold, build_folds, select_folds
+from serkd.errors import InputError
+from serkd.events import Observer
+from serkd.search.ledger import Ledger
+from serkd.search.space import Space, decode_params, suggest
+from serkd.search.trial import TrialSpec, run_trial
+from serkd.stages.catalogue import STAGES, STUDENT
+from serkd.stages.graph import Compute, Graph, Ref
+from serkd.stages.key import compute_key
+from serkd.stages.store import StageStore
+
+_DONE = ("finished", "pruned", "failed")
+_STRUCTURAL = ("units.layers", "units.num_clusters")  # decide which scales there are
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's files: ledger.jsonl, study.journal, tune/, tensorboard/."""
+
+    name: str
+    folder: Path
+    space: Space
+    base: Experiment
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "ledger.jsonl")
+
+    def finished(self) -> list[dict[str, Any]]:
+        """Trials that need not run again."""
+        return [trial for trial in self.ledger.trials() if trial["state"] in _DONE]
+
+    def best(self) -> dict[str, Any] | None:
+        """The trial with the highest objective."""
+        valued = [trial for trial in self.ledger.trials() if trial.get("value") is not None]
+        return max(valued, key=lambda trial: trial["value"], default=None)
+
+
+def open_sweep(name: str, space: Space, base: Experiment, storage: Path) -> Sweep:
+    """The same space and base always have the same folder; more trials may be asked for later."""
+    asked = {
+        "space": space.model_dump(mode="json", exclude={"trials"}),
+        "base": base.model_dump(mode="json"),
+    }
+    return Sweep(name, storage / "sweeps" / f"{name}-{compute_key(asked)[:8]}", space, base)
+
+
+def run_sweep(
+    sweep: Sweep, storage: Path, observer: Observer, watch: Callable[[Path, str], Observer]
+) -> list[dict[str, Any]]:
+    """Run the trials that are still missing; returns all trials of the sweep.
+
+    `watch` makes a further observer for a trial, from the folder for events and the trial's id.
+
+    Raises:
+        InputError: the corpus, fold or backbone do not fit, or a trial cannot fit the cluster.
+    """
+    missing = sweep.space.trials - len(sweep.finished())
+    if missing <= 0:
+        return sweep.ledger.trials()
+    manifest = read_manifest(Path(sweep.base.corpus.manifest))
+    folds = build_folds(sweep.base.protocol, manifest, sweep.base.seed)
+    (fold,) = _one_fold(folds, sweep.space.fold)
+    runtime.start_ray()
+    concurrent = _max_concurrent(sweep)
+    _prepare_shared(sweep, fold, StageStore(storage), observer)
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    spec = TrialSpec(
+        base=sweep.base,
+        fold=sweep.space.fold,
+        storage=str(storage.resolve()),
+        num_threads=sweep.space.resources.cpu,
+        watch=partial(watch, (sweep.folder / "tensorboard").resolve()),
+    )
+    _build_tuner(sweep, spec, missing, concurrent).fit()
+    return sweep.ledger.trials()
+
+
+def _one_fold(folds: Sequence[Fold], choice: str) -> list[Fold]:
+    if choice == "all":
+        raise InputError("fold must be one fold's name in a search space, got 'all'")
+    return select_folds(folds, choice)
+
+
+def _max_concurrent(sweep: Sweep) -> int:
+    """How many trials fit the cluster, with the workers that each starts besides itself."""
+    workers = sweep.base.train.num_workers
+    needed_cpus = sweep.space.resources.cpu + (workers if workers > 1 else 0)
+    cluster = ray.cluster_resources()
+    fits = [cluster.get("CPU", 0) / needed_cpus]
+    if gpu := sweep.space.resources.gpu:
+        fits.append(cluster.get("GPU", 0) / gpu)
+    if min(fits) < 1:
+        raise InputError(
+            f"a trial must fit the cluster: it needs {needed_cpus} CPUs and "
+            f"{sweep.space.resources.gpu:g} GPUs, the cluster has {cluster.get('CPU', 0):g} and "
+            f"{cluster.get('GPU', 0):g}"
+        )
+    return int(min(fits))
+
+
+def _prepare_shared(sweep: Sweep, fold: Fold, store: StageStore, observer: Observer) -> None:
+    """Compute the stages that no searched key touches once, with the whole machine."""
+    graph = Graph(STAGES, sweep.base, fold)
+    shared = [ref for ref in graph.closure([STUDENT]) if not _is_touched(graph, ref, sweep.space)]
+    cluster = ray.cluster_resources()
+    compute = Compute(
+        num_actors=max(1, int(cluster.get("CPU", 1))),
+        num_gpus=1.0 if cluster.get("GPU", 0) else 0.0,
+        device=runtime.choose_device(sweep.base.train.device),
+    )
+    try:
+        graph.run(shared, store, compute, observer)
+    finally:
+        compute.close()
+
+
+def _is_touched(graph: Graph, ref: Ref, space: Space) -> bool:
+    stage = graph.stages[ref.stage]
+    uses = (*stage.uses, *(_STRUCTURAL if ref.scale else ()))
+    if stage.reads_backbone:
+        uses = (*uses, "backbone")
+    if stage.fits != "none":
+        uses = (*uses, "protocol", "corpus")
+    touched = any(_overlap(used, dotted) for used in uses for dotted in space.space)
+    return touched or any(_is_touched(graph, used, space) for used in graph.inputs(ref))
+
+
+def _overlap(used: str, dotted: str) -> bool:
+    return f"{dotted}.".startswith(f"{used}.") or f"{used}.".startswith(f"{dotted}.")
+
+
+def _build_tuner(sweep: Sweep, spec: TrialSpec, missing: int, concurrent: int) -> tune.Tuner:
+    resources = sweep.space.resources
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, spec=spec), {"cpu": resources.cpu, "gpu": resources.gpu}
+    )
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=build_search(sweep),
+            scheduler=_build_scheduler(sweep),
+            num_samples=missing,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=f"run-{time.time_ns()}",
+            storage_path=str((sweep.folder / "tune").resolve()),
+            callbacks=[LedgerCallback(sweep)],
+            verbose=0,
+        ),
+    )
+
+
+def build_search(sweep: Sweep) -> OptunaSearch:
+    """Optuna over a journal that other tools can open; trials a crash left running are closed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(sweep.folder / "study.journal")))
+    study = optuna.create_study(
+        storage=storage, study_name=sweep.name, direction="maximize", load_if_exists=True
+    )
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    # another seed for each start, or a resumed random search would repeat itself
+    seed = sweep.space.seed + len(study.get_trials(deepcopy=False))
+    samplers: dict[str, optuna.samplers.BaseSampler] = {
+        "tpe": optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True),
+        "random": optuna.samplers.RandomSampler(seed=seed),
+    }
+    return OptunaSearch(
+        partial(suggest, dimensions=sweep.space.space),
+        metric=sweep.space.objective,
+        mode="max",
+        sampler=samplers[sweep.space.sampler],
+        study_name=sweep.name,
+        storage=storage,
+    )
+
+
+def _build_scheduler(sweep: Sweep) -> TrialScheduler:
+    scheduler = sweep.space.scheduler
+    if scheduler.name == "none":
+        return FIFOScheduler()
+    epochs = sweep.base.student.fit.epochs
+    return AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric=sweep.space.objective,
+        mode="max",
+        # one more than there are: at max_t Tune would stop a trial before it publishes
+        max_t=epochs + 1,
+        grace_period=min(scheduler.grace_epochs, epochs),
+        reduction_factor=scheduler.reduction_factor,
+    )
+
+
+class LedgerCallback(tune.Callback):
+    """Writes what happens to each trial to the ledger."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.ledger = sweep.ledger
+        self.numbers: dict[str, int] = {}
+
+    def _number(self, trial: Any) -> int:  # noqa: ANN401  Tune's internal Trial
+        if trial.trial_id not in self.numbers:
+            known = [record["trial"] for record in self.ledger.read()]
+            self.numbers[trial.trial_id] = max(known, default=-1) + 1
+        return self.numbers[trial.trial_id]
+
+    def _append(self, trial: Any, state: str, **fields: object) -> None:  # noqa: ANN401
+        record = {
+            "trial": self._number(trial),
+            "state": state,
+            "time": time.time(),
+            "trial_id": trial.trial_id,
+            "params": decode_params(trial.config),
+        }
+        self.ledger.append({**record, **fields})
+
+    def on_trial_start(
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,
+        **info: object,
+    ) -> None:
+        self._append(trial, "running")
+
+    def on_trial_complete(
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,
+        **info: object,
+    ) -> None:
+        result: Mapping[str, Any] = trial.last_result or {}
+        value = result.get("dev_uar")
+        if value is None or not math.isfinite(value):
+            self._append(trial, "failed", reason="the trial ended without a dev UAR")
+            return
+        self._append(
+            trial,
+            "finished" if result["is_finished"] else "pruned",
+            value=value,
+            epochs=result["epoch"],
+            stage_requests=result["stage_requests"],
+            stages_computed=result["stages_computed"],
+            seconds=result.get("time_total_s"),
+        )
+
+    def on_trial_error(
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,
+        **info: object,
+    ) -> None:
+        reason = ""
+        if trial.error_filename and Path(trial.error_filename).is_file():
+            reason = Path(trial.error_filename).read_text(encoding="utf-8").strip()
+        self._append(trial, "failed", reason=reason.splitlines()[-1] if reason else "unknown")
+
+
+def sharing(trials: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(stage requests, stages computed) of all trials that got so far."""
+    counted = [trial for trial in trials if "stage_requests" in trial]
+    return (
+        sum(trial["stage_requests"] for trial in counted),
+        sum(trial["stages_computed"] for trial in counted),
+    )
