@@ -230,9 +230,9 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Search with Ray Tune and Optuna; run it again to go on where it stopped."""
-    from serkd.config import parse_yaml
     from serkd.report.sweep import start_sweep
     from serkd.report.terminal import print_sweep
+    from serkd.yaml12 import parse_yaml
 
     values = {
         name: parse_yaml(text, f"--set {name}")

@@ -5,27 +5,19 @@ problems of a file are reported at once.
 """
 
 import copy
-import difflib
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from serkd.errors import InputError
+from serkd.section import Section, validate
+from serkd.yaml12 import parse_yaml, read_yaml
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of an experiment that knows all its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Corpus(Section):
@@ -244,37 +236,6 @@ class Experiment(Section):
         return self
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as the number it is (YAML 1.2), not as text (YAML 1.1)."""
-
-
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?([eE][-+]?\d+)$"),
-    list("-+0123456789"),
-)
-
-
-def parse_yaml(text: str, origin: str) -> Any:  # noqa: ANN401  YAML holds anything
-    """Parse YAML; `origin` names the text in the message when it is not YAML."""
-    try:
-        return yaml.load(text, Loader=_Yaml12Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{origin}: must be YAML: {' '.join(str(error).split())}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping."""
-    if not path.is_file():
-        raise InputError(f"{path}: must be a YAML file, but there is none")
-    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: must hold keys and values, got a {type(data).__name__}")
-    return data
-
-
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment and apply ``dotted.key=value`` overrides (values are YAML)."""
     values = {}
@@ -296,22 +257,6 @@ def build_experiment(
     return validate(Experiment, merged, origin)
 
 
-SectionT = TypeVar("SectionT", bound=Section)
-
-
-def validate(model: type[SectionT], data: Mapping[str, Any], origin: str) -> SectionT:
-    """Build a section from parsed YAML; every problem is reported, each with its dotted path."""
-    try:
-        return model.model_validate_json(json.dumps(data))
-    except ValidationError as error:
-        problems = [f"{origin}: {problem}" for problem in _problems(model, error)]
-        raise InputError(*problems) from error
-    except TypeError as error:  # YAML knows dates and sets, experiments do not
-        raise InputError(
-            f"{origin}: must hold numbers, text, lists and sections: {error}"
-        ) from error
-
-
 def _set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:
     *parents, leaf = dotted.split(".")
     for name in parents:
@@ -320,34 +265,3 @@ def _set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:
             raise InputError(f"--set {dotted}: {name} must be a section, but it is {child!r}")
         data = child
     data[leaf] = value
-
-
-def _problems(model: type[Section], error: ValidationError) -> Iterator[str]:
-    for item in error.errors():
-        dotted = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            yield _unknown_key(model, dotted, item["loc"])
-        elif item["type"] == "value_error":
-            yield f"{dotted}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-        else:
-            rule = item["msg"].replace("Input should be", "must be", 1)
-            yield f"{dotted}: {rule}, got {item['input']!r}"
-
-
-def _unknown_key(model: Any, dotted: str, location: tuple[int | str, ...]) -> str:  # noqa: ANN401
-    for name in location[:-1]:
-        fields = getattr(model, "model_fields", {})
-        # a mapping's values have the mapping's second type argument
-        model = fields[str(name)].annotation if name in fields else get_args(model)[-1]
-    legal = sorted(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), legal, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{dotted}: unknown key; {hint}allowed: {', '.join(legal)}"
-
-
-def get_dotted(section: BaseModel, dotted: str) -> Any:  # noqa: ANN401  a leaf or a section
-    """The value or section of an experiment at a dotted path."""
-    value: Any = section
-    for name in dotted.split("."):
-        value = getattr(value, name)
-    return value

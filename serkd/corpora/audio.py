@@ -52,7 +52,7 @@ def read_audio(path: Path) -> Decoded:
     waveform = downmix(pcm).astype(np.float32) / np.float32(2**31)
     if rate != SAMPLE_RATE_HZ:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE_HZ, quality="HQ")
-    sha256 = hashlib.sha256(np.ascontiguousarray(pcm, dtype="<i4")).hexdigest()
+    sha256 = hashlib.sha256(np.ascontiguousarray(pcm, dtype="<i4").data).hexdigest()
     return Decoded(np.ascontiguousarray(waveform, np.float32), rate, pcm.shape[1], sha256)
 
 

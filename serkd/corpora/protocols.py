@@ -71,13 +71,12 @@ def build_folds(protocol: Protocol, manifest: Manifest, seed: int) -> list[Fold]
 
 
 def _rotate(groups: Sequence[Sequence[str]], i: int, manifest: Manifest) -> Fold:
-    test, dev = set(groups[i]), set(groups[i - 1])
+    part_of = dict.fromkeys(groups[i - 1], "dev") | dict.fromkeys(groups[i], "test")
     parts: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     for utterance in manifest.utterances:
-        speaker = utterance.speaker_id
-        part = "test" if speaker in test else "dev" if speaker in dev else "train"
-        parts[part].append(utterance.utt_id)
-    return Fold(str(i + 1), *(tuple(parts[p]) for p in ("train", "dev", "test")), manifest)
+        parts[part_of.get(utterance.speaker_id, "train")].append(utterance.utt_id)
+    train, dev, test = (tuple(parts[part]) for part in ("train", "dev", "test"))
+    return Fold(str(i + 1), train, dev, test, manifest)
 
 
 def _speaker_genders(manifest: Manifest) -> dict[str, str]:

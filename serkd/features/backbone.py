@@ -193,7 +193,7 @@ class _Body(nn.Module):
         self.final_norm = copy.deepcopy(stack.layer_norm) if has_final_norm and ends else None
         # WavLM's position bias is made by layer 1 and handed on to the layers above
         is_wavlm = config.model_type == "wavlm"
-        self.bias_source = copy.deepcopy(stack.layers[0].attention) if is_wavlm else None
+        self.bias_source: Any = copy.deepcopy(stack.layers[0].attention) if is_wavlm else None
         if self.bias_source is not None:
             self.bias_source.requires_grad_(False)
 
@@ -229,7 +229,7 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
 class _HubertFront(nn.Module):
     """Convolutions, feature projection and positional convolution: waveform to layer 0."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:  # noqa: ANN401  a transformers model
         super().__init__()
         self.convolutions: Any = encoder.feature_extractor
         self.projection: Any = encoder.feature_projection
@@ -248,7 +248,7 @@ class _HubertFront(nn.Module):
 class _WhisperFront(nn.Module):
     """Log-mel (B, mels, 2F) to layer 0 (B, F, D); positions are cut to the clip, not padded."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:  # noqa: ANN401  a transformers model
         super().__init__()
         self.conv1: Any = encoder.conv1
         self.conv2: Any = encoder.conv2

@@ -13,26 +13,31 @@ def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
     return (frames * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
-class MeanPooling(nn.Module):
-    """Mean over valid frames; (B, F, D) to (B, D)."""
+class Pooling(nn.Module):
+    """Valid frames (B, F, D) to embeddings (B, out_dim)."""
 
-    def __init__(self, dim: int) -> None:
+    out_dim: int
+
+    def __init__(self, out_dim: int) -> None:
         super().__init__()
-        self.out_dim = dim
+        self.out_dim = out_dim
+
+
+class MeanPooling(Pooling):
+    """Mean over valid frames; (B, F, D) to (B, D)."""
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         return masked_mean(frames, mask)
 
 
-class AttentionPooling(nn.Module):
+class AttentionPooling(Pooling):
     """softmax_t(w · tanh(V h_t)) weighted mean; (B, F, D) to (B, D).
 
     Attention as in self-attentive speaker embeddings (Zhu et al., Interspeech 2018), one head.
     """
 
     def __init__(self, dim: int, hidden: int = 128) -> None:
-        super().__init__()
-        self.out_dim = dim
+        super().__init__(dim)
         self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
 
     def weights(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ class AttentiveStatistics(AttentionPooling):
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
 
 
-POOLINGS: dict[str, Callable[[int], nn.Module]] = {
+POOLINGS: dict[str, Callable[[int], Pooling]] = {
     "mean": MeanPooling,
     "attention": AttentionPooling,
     "attentive_statistics": AttentiveStatistics,

@@ -13,7 +13,7 @@ _DARK_FROM = 0.55  # share above which white text is readable on the colour
 def draw_confusions(
     confusions: Mapping[str, np.ndarray], class_names: Sequence[str], title: str = ""
 ) -> Figure:
-    """One matrix (C, C) of counts per title, side by side; colour is the share of the true class."""
+    """One matrix (C, C) of counts per title, side by side; colour is each true class's share."""
     side = 1.6 + 0.62 * len(class_names)
     figure = Figure(figsize=(side * len(confusions) + 0.6, side + 0.7), layout="constrained")
     axes = figure.subplots(1, len(confusions), squeeze=False)[0]

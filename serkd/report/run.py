@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from serkd import runtime
 from serkd.config import Experiment
@@ -18,7 +19,7 @@ from serkd.report.plots import draw_confusions, save_figure
 from serkd.report.results import evaluate_fold, pool_folds
 from serkd.report.tensorboard import TensorBoard
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
-from serkd.stages.graph import Compute, Graph, StageResult
+from serkd.stages.graph import Compute, Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
 
@@ -104,7 +105,7 @@ def _run_fold(
     return found
 
 
-def draw_pooled(results: Mapping[str, Any]):  # noqa: ANN201  a matplotlib figure
+def draw_pooled(results: Mapping[str, Any]) -> Figure:
     """Test confusion matrices of teacher and student over all folds."""
     confusions = {}
     for model in ("teacher", "student"):
@@ -122,8 +123,3 @@ def write_json(path: Path, value: object) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-def count_sharing(stages: Sequence[StageResult]) -> tuple[int, int]:
-    """(stage requests, of which computed)."""
-    return len(stages), sum(not stage.is_cached for stage in stages)

@@ -12,12 +12,11 @@ from pydantic import BaseModel, Field, model_validator
 from serkd.config import (
     Experiment,
     PositiveInt,
-    Section,
     build_experiment,
-    read_yaml,
-    validate,
 )
 from serkd.errors import InputError, refuse
+from serkd.section import Section, validate
+from serkd.yaml12 import read_yaml
 
 # named here, since the fields of Dimension hide the built-in names
 IntRange = tuple[int, int]

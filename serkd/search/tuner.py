@@ -13,6 +13,7 @@ import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -224,13 +225,13 @@ class LedgerCallback(tune.Callback):
         self.ledger = sweep.ledger
         self.numbers: dict[str, int] = {}
 
-    def _number(self, trial: Any) -> int:  # noqa: ANN401  Tune's internal Trial
+    def _number(self, trial: TuneTrial) -> int:
         if trial.trial_id not in self.numbers:
             known = [record["trial"] for record in self.ledger.read()]
             self.numbers[trial.trial_id] = max(known, default=-1) + 1
         return self.numbers[trial.trial_id]
 
-    def _append(self, trial: Any, state: str, **fields: object) -> None:  # noqa: ANN401
+    def _append(self, trial: TuneTrial, state: str, **fields: object) -> None:
         record = {
             "trial": self._number(trial),
             "state": state,
@@ -243,8 +244,8 @@ class LedgerCallback(tune.Callback):
     def on_trial_start(
         self,
         iteration: int,
-        trials: list[Any],
-        trial: Any,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
         **info: object,
     ) -> None:
         self._append(trial, "running")
@@ -252,8 +253,8 @@ class LedgerCallback(tune.Callback):
     def on_trial_complete(
         self,
         iteration: int,
-        trials: list[Any],
-        trial: Any,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
         **info: object,
     ) -> None:
         result: Mapping[str, Any] = trial.last_result or {}
@@ -274,8 +275,8 @@ class LedgerCallback(tune.Callback):
     def on_trial_error(
         self,
         iteration: int,
-        trials: list[Any],
-        trial: Any,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
         **info: object,
     ) -> None:
         reason = ""

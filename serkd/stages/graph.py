@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from serkd.config import Experiment, get_dotted
+from serkd.config import Experiment
 from serkd.corpora.protocols import Fold
 from serkd.errors import InputError, refuse
 from serkd.events import Observer
 from serkd.features.backbone import Backbone, find_backbone
-from serkd.stages.key import compute_key, used_values
+from serkd.stages.key import compute_key, get_dotted, used_values
 from serkd.stages.lease import hold
 from serkd.stages.store import Artifact, StageStore
 from serkd.units.actors import Clustering
@@ -86,7 +86,7 @@ class Context:
         return self.work / "artifact"
 
     def config(self, dotted: str) -> Any:  # noqa: ANN401  a leaf or a section
-        """A declared value or section; reading another one is a bug, since it has no part in the key."""
+        """A declared value or section; reading another one is a bug: it has no part in the key."""
         if not any(dotted == used or dotted.startswith(f"{used}.") for used in self.uses):
             raise KeyError(f"stage {self.ref.stage} reads {dotted}, which it does not declare")
         return get_dotted(self.experiment, dotted)

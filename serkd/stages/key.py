@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from serkd.config import Experiment, get_dotted
+from serkd.config import Experiment
 
 _HEX_DIGITS = 32
 
@@ -32,3 +32,11 @@ def compute_key(fields: Mapping[str, Any]) -> str:
     """A digest of the fields' canonical JSON."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_HEX_DIGITS]
+
+
+def get_dotted(section: BaseModel, dotted: str) -> Any:  # noqa: ANN401  a leaf or a section
+    """The value or section of an experiment at a dotted path."""
+    value: Any = section
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value

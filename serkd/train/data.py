@@ -1,6 +1,5 @@
 """The training and dev utterances of one fold, with frames: what every task is given."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +8,8 @@ import numpy as np
 
 from serkd.corpora.manifest import Manifest
 from serkd.features.store import Frames, read_frames
-from serkd.train.loop import Workers
 from serkd.train.metrics import compute_confusion, compute_metrics
+from serkd.train.workers import Workers
 
 _GENDER_INDEX = {"female": 0, "male": 1, "unknown": -100}
 
@@ -70,6 +69,6 @@ class FoldData:
         return {f"dev_{name}": metrics[name] for name in ("uar", "war", "wf1")}
 
 
-def frame_labels(utt_labels: Sequence[int], lengths: np.ndarray) -> np.ndarray:
+def frame_labels(utt_labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """An utterance's label for each of its frames, (total_frames,)."""
-    return np.repeat(np.asarray(utt_labels), lengths)
+    return np.repeat(utt_labels, lengths)

@@ -13,8 +13,9 @@ from serkd.losses.terms import Term
 from serkd.models.student import build_student
 from serkd.train.batches import mask_logmel, pad_frames
 from serkd.train.data import FoldData
-from serkd.train.loop import Step, Task, Workers, seed_torch
+from serkd.train.loop import Step, Task, seed_torch
 from serkd.train.outputs import Outputs, forward_pair, predict
+from serkd.train.workers import Workers
 
 
 class StudentTask(Task):

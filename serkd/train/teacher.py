@@ -18,8 +18,9 @@ from serkd.losses.units import multi_scale_cross_entropy
 from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor, UnitTeacher
 from serkd.train.batches import draw_spans, pad_frames, pad_units
 from serkd.train.data import FoldData
-from serkd.train.loop import Step, Task, Workers, seed_torch
+from serkd.train.loop import Step, Task, seed_torch
 from serkd.train.outputs import forward_pair, predict
+from serkd.train.workers import Workers
 
 
 class SuffixTask(Task):

@@ -62,7 +62,6 @@ class Shard:
         return add_blocks(sorted(self.blocks.items()), centroids)
 
 
-@ray.remote
 class ShardActor(Shard):
     """A shard in its own process, fed by Ray Data."""
 
@@ -106,7 +105,9 @@ class Clustering:
         self.actors: list[Any] = []
         self.local: Shard | None = None
         if num_actors:
-            actor = ShardActor.options(num_cpus=_ACTOR_CPUS, num_gpus=_gpus_per_actor(count))
+            actor = ray.remote(ShardActor).options(
+                num_cpus=_ACTOR_CPUS, num_gpus=_gpus_per_actor(count)
+            )
             keep = ray.put(list(train_ids))
             self.actors = [actor.remote(mine, column, keep) for mine in dealt]
         else:

@@ -76,7 +76,8 @@ def add_blocks(blocks: Iterable[tuple[int, np.ndarray]], centroids: np.ndarray) 
 def merge_sums(parts: Sequence[Sums]) -> Sums:
     """The sums of several shards."""
     inertia = {number: value for part in parts for number, value in part.inertia.items()}
-    return Sums(sum(p.sums for p in parts), sum(p.counts for p in parts), inertia)
+    sums = np.sum([part.sums for part in parts], axis=0)
+    return Sums(sums, np.sum([part.counts for part in parts], axis=0), inertia)
 
 
 def seed_centroids(sample: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What units say: purity, PNMI and occupancy (HuBERT, arXiv 2106.07447, section V)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,12 @@ def compute_occupancy(units: np.ndarray, num_units: int) -> dict[str, float]:
 
 
 def compute_quality(
-    units: np.ndarray, frame_labels: dict[str, Sequence[int]], num_units: int
+    units: np.ndarray, frame_labels: Mapping[str, np.ndarray], num_units: int
 ) -> dict[str, Any]:
     """Occupancy, and purity and PNMI against each labelling (emotion, gender, speaker)."""
     result: dict[str, Any] = {"num_units": num_units, **compute_occupancy(units, num_units)}
     for name, labels in frame_labels.items():
-        table = compute_contingency(units, np.asarray(labels))
+        table = compute_contingency(units, labels)
         result[f"{name}_purity"] = compute_purity(table)
         result[f"{name}_pnmi"] = compute_pnmi(table)
     return result

@@ -1,0 +1,55 @@
+"""Strict, frozen settings, and messages that tell a user all that is wrong with them."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serkd.errors import InputError
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows all its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def validate(model: type[SectionT], data: Mapping[str, Any], origin: str) -> SectionT:
+    """Build a section from parsed YAML; every problem is reported, each with its dotted path."""
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems = [f"{origin}: {problem}" for problem in _problems(model, error)]
+        raise InputError(*problems) from error
+    except TypeError as error:  # YAML knows dates and sets, experiments do not
+        raise InputError(
+            f"{origin}: must hold numbers, text, lists and sections: {error}"
+        ) from error
+
+
+def _problems(model: type[Section], error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        dotted = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            yield _unknown_key(model, dotted, item["loc"])
+        elif item["type"] == "value_error":
+            yield f"{dotted}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        else:
+            rule = item["msg"].replace("Input should be", "must be", 1)
+            yield f"{dotted}: {rule}, got {item['input']!r}"
+
+
+def _unknown_key(model: Any, dotted: str, location: tuple[int | str, ...]) -> str:  # noqa: ANN401
+    for name in location[:-1]:
+        fields = getattr(model, "model_fields", {})
+        # a mapping's values have the mapping's second type argument
+        model = fields[str(name)].annotation if name in fields else get_args(model)[-1]
+    legal = sorted(model.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), legal, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{dotted}: unknown key; {hint}allowed: {', '.join(legal)}"

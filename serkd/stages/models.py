@@ -1,0 +1,140 @@
+"""The stages that train models or ask them: extractor, stage 1, stage 2, outputs, student."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from serkd.features.backbone import Prefix, Suffix
+from serkd.features.store import read_frames
+from serkd.models.student import build_student, count_parameters
+from serkd.stages.frames import prefix_column, read_suffix, write_json
+from serkd.stages.graph import Context
+from serkd.train.data import FoldData
+from serkd.train.loop import Task, Trained, train
+from serkd.train.outputs import Outputs, forward_pair, predict, read_outputs, write_outputs
+from serkd.train.student import StudentTask
+from serkd.train.teacher import EmotionTask, ExtractorTask, UnitsTask, build_teacher
+
+
+def _fold_data(context: Context, stage: str, column: str) -> FoldData:
+    fold = context.fold
+    return FoldData(fold.sealed, fold.train, fold.dev, context.input(stage).folder, column)
+
+
+def _train(context: Context, build_task: Callable[[], Task]) -> Trained:
+    trained = train(
+        context.ref.stage, build_task, context.work, context.experiment.train, context.observer
+    )
+    save_file(
+        {name: value.contiguous().clone() for name, value in trained.weights.items()},
+        context.folder / "model.safetensors",
+    )
+    write_json(context.folder / "history.json", trained.history)
+    return trained
+
+
+def run_extractor(context: Context) -> None:
+    """Multi-task fine-tuning."""
+    task = functools.partial(
+        ExtractorTask,
+        _fold_data(context, "features", prefix_column(context)),
+        context.backbone,
+        context.config("backbone.frozen_layers"),
+        context.config("extractor"),
+        context.config("units.gender_mode"),
+        context.config("seed"),
+        context.compute.device,
+    )
+    _train(context, task)
+
+
+def run_teacher_units(context: Context) -> None:
+    """Stage 1."""
+    scales = [ref for ref in context.inputs if ref.stage == "units"]
+    task = functools.partial(
+        UnitsTask,
+        _fold_data(context, "features", prefix_column(context)),
+        [context.inputs[ref].folder for ref in scales],
+        [ref.scale[1] for ref in scales if ref.scale is not None],
+        context.backbone,
+        context.config("backbone.frozen_layers"),
+        context.config("teacher.stage1"),
+        context.config("seed"),
+        context.compute.device,
+    )
+    _train(context, task)
+
+
+def run_teacher(context: Context) -> None:
+    """Stage 2."""
+    task = functools.partial(
+        EmotionTask,
+        _fold_data(context, "features", prefix_column(context)),
+        context.backbone,
+        context.config("backbone.frozen_layers"),
+        read_suffix(context.input("teacher_units").folder),
+        context.config("teacher.stage2"),
+        context.config("seed"),
+        context.compute.device,
+    )
+    _train(context, task)
+
+
+def run_teacher_outputs(context: Context) -> None:
+    """The teacher's logits and embedding of every utterance."""
+    backbone, frozen = context.backbone, context.config("backbone.frozen_layers")
+    model = build_teacher(
+        context.config("teacher.stage2"),
+        Suffix(backbone, frozen),
+        backbone.dim,
+        len(context.fold.manifest.class_names),
+    )
+    model.load_state_dict(load_file(context.input("teacher").folder / "model.safetensors"))
+    frames = context.input("features").folder
+    num_parameters = _whole_teacher_parameters(context, model)
+    _predict_all(context, model, frames, prefix_column(context), num_parameters)
+
+
+def _whole_teacher_parameters(context: Context, model: torch.nn.Module) -> int:
+    """The frozen prefix counts too: without it the teacher hears nothing."""
+    prefix = Prefix(context.backbone, context.config("backbone.frozen_layers"))
+    return count_parameters(model) + count_parameters(prefix)
+
+
+def _predict_all(
+    context: Context, model: torch.nn.Module, folder: Path, column: str, num_parameters: int
+) -> None:
+    model.eval().to(context.compute.device)
+    frames = read_frames(folder, column)
+    index = np.arange(len(frames))
+    device = torch.device(context.compute.device)
+    logits, embedding = predict(forward_pair(model), frames, index, device)
+    write_outputs(Outputs(frames.utt_ids, logits, embedding), context.folder / "outputs.parquet")
+    write_json(context.folder / "model.json", {"num_parameters": num_parameters})
+
+
+def run_student(context: Context) -> None:
+    """The distilled student, and its outputs for every utterance."""
+    settings = context.config("student")
+    teacher = None
+    if any(ref.stage == "teacher_outputs" for ref in context.inputs):
+        teacher = read_outputs(context.input("teacher_outputs").folder / "outputs.parquet")
+    task = functools.partial(
+        StudentTask,
+        _fold_data(context, "logmel", "logmel"),
+        teacher,
+        settings,
+        context.config("distill"),
+        context.config("curriculum"),
+        context.config("seed"),
+        context.compute.device,
+    )
+    trained = _train(context, task)
+    model = build_student(settings, len(context.fold.manifest.class_names))
+    model.load_state_dict(trained.weights)
+    folder = context.input("logmel").folder
+    _predict_all(context, model, folder, "logmel", count_parameters(model))
