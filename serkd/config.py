@@ -233,6 +233,11 @@ class Experiment(Section):
                 "meta.order must be 'off' when train.num_workers > 1, "
                 f"got {self.meta.order!r} with {self.train.num_workers} workers"
             )
+        if self.meta.order != "off" and self.distill.alpha == 0.0:
+            raise ValueError(
+                "distill.alpha must be above 0 when meta.order is on (the head is taught through "
+                f"the distillation term), got 0 with {self.meta.order!r}"
+            )
         return self
 
 

@@ -38,7 +38,9 @@ class AttentionPooling(Pooling):
 
     def __init__(self, dim: int, hidden: int = 128) -> None:
         super().__init__(dim)
-        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        last = nn.Linear(hidden, 1)
+        nn.init.zeros_(last.weight)  # start as plain statistics: every frame weighs the same
+        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), last)
 
     def weights(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Attention (B, F, 1); exactly 0 on padding."""
@@ -71,6 +73,30 @@ POOLINGS: dict[str, Callable[[int], Pooling]] = {
     "attention": AttentionPooling,
     "attentive_statistics": AttentiveStatistics,
 }
+
+
+class Standardise(nn.Module):
+    """(x - mean) / deviation with fixed statistics, (…, D).
+
+    The statistics are a training fold's, set once before training and saved with the model.
+    Without them a few large dimensions of a pretrained encoder decide every cosine.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("deviation", torch.ones(dim))
+
+    def fit(self, values: Tensor) -> None:
+        """Take the statistics of (N, D)."""
+        self.mean.copy_(values.mean(dim=0))
+        self.deviation.copy_(values.std(dim=0).clamp_min(1e-3))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation
 
 
 class CosineClassifier(nn.Module):

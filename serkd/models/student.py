@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from serkd import config
-from serkd.models.heads import AttentiveStatistics, masked_mean
+from serkd.models.heads import AttentiveStatistics, Standardise, masked_mean
 
 _PROJECTION = 64  # SupCon's space
 
@@ -25,19 +25,14 @@ class StudentOutput:
 class Student(nn.Module):
     """Log-mel (B, F, N) with valid frames (B, F) to emotions; padding never changes a result.
 
-    Each mel channel is standardised by the training fold's mean and standard deviation, which are
-    part of the model: `set_statistics`.
+    Each mel channel is standardised by the training fold's statistics, which are part of the model.
     """
-
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self, encoder: nn.Module, num_mels: int, width: int, num_classes: int, dropout: float
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(num_mels))
-        self.register_buffer("deviation", torch.ones(num_mels))
+        self.standardise = Standardise(num_mels)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, num_classes)
@@ -45,13 +40,8 @@ class Student(nn.Module):
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, _PROJECTION)
         )
 
-    def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Mean and standard deviation (N,) of the training fold's frames."""
-        self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
-
     def forward(self, logmel: Tensor, mask: Tensor) -> StudentOutput:
-        embedding = self.encoder((logmel - self.mean) / self.deviation, mask)
+        embedding = self.encoder(self.standardise(logmel), mask)
         logits = self.classifier(self.dropout(embedding))
         return StudentOutput(logits, embedding, self.projector(embedding))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from serkd.features.backbone import Suffix
-from serkd.models.heads import POOLINGS, CosineClassifier, unit_head
+from serkd.models.heads import POOLINGS, CosineClassifier, Standardise, unit_head
 
 
 class MultiTaskExtractor(nn.Module):
@@ -17,13 +17,18 @@ class MultiTaskExtractor(nn.Module):
         super().__init__()
         self.suffix = suffix
         self.pooling = POOLINGS[pooling](dim)
+        self.standardise = Standardise(self.pooling.out_dim)
         self.emotion = nn.Linear(self.pooling.out_dim, num_classes)
         self.gender = nn.Linear(self.pooling.out_dim, 2)
 
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Layer n (B, F, D) to the pooled, not yet standardised embedding (B, E)."""
+        return self.pooling(self.suffix(hidden, mask)[-1], mask)
+
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Layer n (B, F, D) to emotion logits (B, C) and gender logits (B, 2)."""
-        pooled = self.pooling(self.suffix(hidden, mask)[-1], mask)
-        return self.emotion(pooled), self.gender(pooled)
+        embedding = self.standardise(self.pool(hidden, mask))
+        return self.emotion(embedding), self.gender(embedding)
 
 
 class SpanMask(nn.Module):
@@ -57,7 +62,7 @@ class UnitTeacher(nn.Module):
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """`logits` (B, C), what a student learns from, and the pooled `embedding` (B, E)."""
+    """`logits` (B, C), what a student learns from, and the standardised `embedding` (B, E)."""
 
     logits: Tensor
     embedding: Tensor
@@ -83,8 +88,9 @@ class EmotionTeacher(nn.Module):
         self.suffix = suffix
         self.span_mask = SpanMask(dim)
         self.pooling = POOLINGS[pooling](dim)
-        self.dropout = nn.Dropout(dropout)
         width = self.pooling.out_dim
+        self.standardise = Standardise(width)
+        self.dropout = nn.Dropout(dropout)
         self.scale = scale
         self.classifier: nn.Module = (
             nn.Linear(width, num_classes) if scale is None else CosineClassifier(width, num_classes)
@@ -94,8 +100,12 @@ class EmotionTeacher(nn.Module):
         """Layer n (B, F, D) with valid frames (B, F); `masked` frames are hidden (training)."""
         if masked is not None:
             hidden = self.span_mask(hidden, masked)
-        embedding = self.pooling(self.suffix(hidden, mask)[-1], mask)
+        embedding = self.standardise(self.pool(hidden, mask))
         return TeacherOutput(self.classify(self.dropout(embedding)), embedding)
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Layer n (B, F, D) to the pooled, not yet standardised embedding (B, E)."""
+        return self.pooling(self.suffix(hidden, mask)[-1], mask)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Embeddings (B, E) to logits (B, C)."""

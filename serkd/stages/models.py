@@ -1,7 +1,7 @@
 """The stages that train models or ask them: extractor, stage 1, stage 2, outputs, student."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from serkd.stages.frames import prefix_column, read_suffix, write_json
 from serkd.stages.graph import Context
 from serkd.train.data import FoldData
 from serkd.train.loop import Task, Trained, train
-from serkd.train.outputs import Outputs, forward_pair, predict, read_outputs, write_outputs
-from serkd.train.student import StudentTask
+from serkd.train.outputs import Outputs, forward_pair, predict, write_outputs
+from serkd.train.student import StudentTask, read_teacher
 from serkd.train.teacher import EmotionTask, ExtractorTask, UnitsTask, build_teacher
 
 
@@ -96,7 +96,10 @@ def run_teacher_outputs(context: Context) -> None:
     model.load_state_dict(load_file(context.input("teacher").folder / "model.safetensors"))
     frames = context.input("features").folder
     num_parameters = _whole_teacher_parameters(context, model)
-    _predict_all(context, model, frames, prefix_column(context), num_parameters)
+    facts = {"num_parameters": num_parameters, "scale": model.scale}
+    _predict_all(context, model, frames, prefix_column(context), facts)
+    # the head on its own, for students that teach it
+    save_file(model.classifier.state_dict(), context.folder / "head.safetensors")
 
 
 def _whole_teacher_parameters(context: Context, model: torch.nn.Module) -> int:
@@ -106,7 +109,11 @@ def _whole_teacher_parameters(context: Context, model: torch.nn.Module) -> int:
 
 
 def _predict_all(
-    context: Context, model: torch.nn.Module, folder: Path, column: str, num_parameters: int
+    context: Context,
+    model: torch.nn.Module,
+    folder: Path,
+    column: str,
+    facts: Mapping[str, float | None],
 ) -> None:
     model.eval().to(context.compute.device)
     frames = read_frames(folder, column)
@@ -114,7 +121,7 @@ def _predict_all(
     device = torch.device(context.compute.device)
     logits, embedding = predict(forward_pair(model), frames, index, device)
     write_outputs(Outputs(frames.utt_ids, logits, embedding), context.folder / "outputs.parquet")
-    write_json(context.folder / "model.json", {"num_parameters": num_parameters})
+    write_json(context.folder / "model.json", facts)
 
 
 def run_student(context: Context) -> None:
@@ -122,7 +129,7 @@ def run_student(context: Context) -> None:
     settings = context.config("student")
     teacher = None
     if any(ref.stage == "teacher_outputs" for ref in context.inputs):
-        teacher = read_outputs(context.input("teacher_outputs").folder / "outputs.parquet")
+        teacher = read_teacher(context.input("teacher_outputs").folder)
     task = functools.partial(
         StudentTask,
         _fold_data(context, "logmel", "logmel"),
@@ -130,11 +137,12 @@ def run_student(context: Context) -> None:
         settings,
         context.config("distill"),
         context.config("curriculum"),
+        context.config("meta"),
         context.config("seed"),
         context.compute.device,
     )
     trained = _train(context, task)
     model = build_student(settings, len(context.fold.manifest.class_names))
     model.load_state_dict(trained.weights)
-    folder = context.input("logmel").folder
-    _predict_all(context, model, folder, "logmel", count_parameters(model))
+    facts = {"num_parameters": count_parameters(model)}
+    _predict_all(context, model, context.input("logmel").folder, "logmel", facts)

@@ -40,10 +40,10 @@ from serkd.train.workers import Workers
 
 @dataclass(frozen=True)
 class Step:
-    """Where the loop is: `progress` in [0, 1] over the whole training, size of the global batch."""
+    """Where the loop is: `number` of the batch in its epoch, and the size of the global batch."""
 
     workers: Workers
-    progress: float
+    number: int
     global_size: int
 
 
@@ -77,6 +77,14 @@ class Task(ABC):
     def active(self, epoch: int) -> np.ndarray:
         """The training utterances that an epoch uses."""
         return np.arange(len(self.lengths))
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """State of the task outside `model` that a resumed run needs."""
+        return {}
+
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `extra_state`."""
+        assert not tensors, f"{self.name} has no extra state to load"
 
     def before_step(self, index: np.ndarray, step: Step) -> dict[str, float]:
         """Called before each step with the same batch; scalars to log."""
@@ -112,6 +120,7 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
     best = task.model.state_dict()
     if state := checkpoints.load():
         task.model.load_state_dict(state.part("model"))
+        task.load_extra_state(state.part("extra"))
         load_optimizer_tensors(optimizer, state.part("optimizer"))
         history, best = state.info["history"], state.part("best")
         for record in history:
@@ -140,7 +149,10 @@ def _state(
     if workers.rank:
         return None
     tensors = join_parts(
-        model=task.model.state_dict(), best=best, optimizer=optimizer_tensors(optimizer)
+        model=task.model.state_dict(),
+        best=best,
+        extra=task.extra_state(),
+        optimizer=optimizer_tensors(optimizer),
     )
     return TrainState(tensors, {"history": history})
 
@@ -169,7 +181,7 @@ def _train_epoch(
     for i, batch in enumerate(batches):
         progress = (epoch + (i + 1) / len(batches)) / task.fit.epochs
         set_learning_rates(optimizer, learning_rate_factor(progress, task.fit.warmup))
-        step = Step(workers, progress, len(batch))
+        step = Step(workers, i, len(batch))
         index = workers.share(batch)
         scalars = task.before_step(index, step)
         scalars |= _take_step(task, optimizer, task.terms(index, step), workers)

@@ -59,6 +59,18 @@ class SuffixTask(Task):
         hidden, mask = pad_frames(self.data.frames, index)
         return hidden.to(self.device), mask.to(self.device)
 
+    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> None:
+        """Statistics of the untrained model's embeddings of the training utterances."""
+        model.eval()
+
+        def pooled(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            embedding = model.pool(hidden, mask)
+            return embedding, embedding
+
+        index = np.arange(len(self.data.train_ids))
+        embeddings, _ = predict(pooled, self.data.frames, index, self.device)
+        model.standardise.fit(torch.from_numpy(embeddings))
+
     def labels(self, index: np.ndarray) -> Tensor:
         """Emotions (B,) on the device."""
         return torch.from_numpy(self.data.labels[index]).to(self.device)
@@ -84,6 +96,7 @@ class ExtractorTask(SuffixTask):
         self.model = MultiTaskExtractor(
             self.suffix, self.dim, data.num_classes, settings.pooling
         ).to(self.device)
+        self.fit_statistics(self.model)
 
     def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
         emotion, gender = self.model(*self.batch(index))
@@ -175,6 +188,7 @@ class EmotionTask(SuffixTask):
             self.suffix.load_state_dict(start)
         self.model = build_teacher(settings, self.suffix, self.dim, data.num_classes)
         self.model.to(self.device)
+        self.fit_statistics(self.model)
 
     def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
         hidden, mask = self.batch(index)
