@@ -2,12 +2,16 @@
 
 import logging
 import os
+import sys
 import warnings
 
 import ray
 import ray.data
 import torch
 
+# Ray replaces 127.0.0.1 by the machine's outer address; another loopback address it keeps, where
+# there is one. Some of its servers listen on all interfaces all the same.
+_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 _OBJECT_STORE_BYTES = 512 * 1024**2  # parts of 32 MB and centroids; features never lie in it
 
 
@@ -31,8 +35,11 @@ def start_ray(num_cpus: int | None = None) -> None:
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
+            object_store_memory=# Ray replaces 127.0.0.1 by the machine's outer address; another loopback address it keeps, where
+# there is one. Some of its servers listen on all interfaces all the same.
+_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+_OBJECT_STORE_BYTES,
+            _node_ip_address=_LOOPBACK,
             **common,
         )
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -119,6 +119,7 @@ def load_encoder(backbone: Backbone) -> nn.Module:
     """The transformers encoder in float32 and eval mode."""
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # it would draw over ours
     if backbone.folder is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_TINY_SEED)

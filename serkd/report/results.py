@@ -21,12 +21,14 @@ def evaluate_fold(
     fold: Fold, artifacts: Mapping[Ref, Artifact], stages: Sequence[StageResult]
 ) -> dict[str, Any]:
     """Metrics of both models on dev and test. This is where test labels are read."""
-    found: dict[str, Any] = {"stages": [_stage_row(stage) for stage in stages], "parameters": {}}
+    found: dict[str, Any] = {
+        "stages": [_stage_row(stage) for stage in stages],
+        "units": _unit_quality(artifacts),
+        "parameters": {},
+    }
     for model, ref in MODELS.items():
         outputs = read_outputs(artifacts[ref].folder / "outputs.parquet")
-        found["parameters"][model] = json.loads(
-            (artifacts[ref].folder / "model.json").read_text(encoding="utf-8")
-        )["num_parameters"]
+        found["parameters"][model] = _read_json(artifacts[ref], "model.json")["num_parameters"]
         found[model] = {}
         for split in SPLITS:
             utt_ids = getattr(fold, split)
@@ -35,6 +37,20 @@ def evaluate_fold(
             confusion = compute_confusion(labels, logits.argmax(axis=1), logits.shape[1])
             found[model][split] = compute_metrics(confusion)
     return found
+
+
+def _unit_quality(artifacts: Mapping[Ref, Artifact]) -> dict[str, Any]:
+    """Per scale "layer/K": purity, PNMI and occupancy on the training frames."""
+    scales = {ref.scale: artifact for ref, artifact in artifacts.items() if ref.stage == "units"}
+    return {
+        f"{scale[0]}/{scale[1]}": _read_json(artifact, "quality.json")
+        for scale, artifact in scales.items()
+        if scale is not None
+    }
+
+
+def _read_json(artifact: Artifact, name: str) -> dict[str, Any]:
+    return json.loads((artifact.folder / name).read_text(encoding="utf-8"))
 
 
 def _stage_row(stage: StageResult) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from serkd.events import Observer
 from serkd.report.results import MODELS, SPLITS
 
 _STAGE_WIDTH = 18
+_LABELLINGS = ("emotion", "gender", "speaker")
 
 
 class Terminal(Observer):
@@ -93,6 +94,31 @@ def _cells(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     ]
 
 
+def units_table(results: Mapping[str, Any]) -> Table:
+    """Per fold and scale: what the units say of the training frames."""
+    table = Table(title="units, training frames", title_justify="left")
+    for name in ("fold", "layer/K"):
+        table.add_column(name)
+    headers = ("perplexity / K", "largest share", "unused")
+    for name in (*headers, *(f"{m} {of}" for of in _LABELLINGS for m in ("purity", "PNMI"))):
+        table.add_column(name, justify="right")
+    for fold, found in results["folds"].items():
+        for scale, quality in found["units"].items():
+            table.add_row(
+                fold,
+                scale,
+                f"{quality['perplexity_share']:.2f}",
+                f"{quality['largest_share']:.3f}",
+                str(quality["num_unused"]),
+                *(
+                    f"{quality[f'{of}_{measure}']:.3f}"
+                    for of in _LABELLINGS
+                    for measure in ("purity", "pnmi")
+                ),
+            )
+    return table
+
+
 def trials_table(trials: Sequence[Mapping[str, Any]], objective: str) -> Table:
     """Every trial: its state, its best value, what it tried, what it shared."""
     names = sorted({name for trial in trials for name in trial["params"]})
@@ -137,6 +163,8 @@ def print_run(console: Console, results: Mapping[str, Any], folder: Path, *, as_
     if as_json:
         print(json.dumps(results))
         return
+    if any(fold["units"] for fold in results["folds"].values()):
+        console.print(units_table(results))
     console.print(results_table(results))
     stages = [stage for fold in results["folds"].values() for stage in fold["stages"]]
     computed = sum(not stage["is_cached"] for stage in stages)
