@@ -35,10 +35,7 @@ def start_ray(num_cpus: int | None = None) -> None:
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
-            object_store_memory=# Ray replaces 127.0.0.1 by the machine's outer address; another loopback address it keeps, where
-# there is one. Some of its servers listen on all interfaces all the same.
-_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
-_OBJECT_STORE_BYTES,
+            object_store_memory=_OBJECT_STORE_BYTES,
             _node_ip_address=_LOOPBACK,
             **common,
         )

@@ -46,39 +46,59 @@ class Student(nn.Module):
         return StudentOutput(logits, embedding, self.projector(embedding))
 
 
+class ConvLayer(nn.Module):
+    """Conv1d, normalisation, GELU and dropout; with a residual connection where shapes allow.
+
+    Normalisation is per frame over channels, not over time or batch, so that neither padding nor
+    the other utterances of a batch change a result.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.stride = stride
+        self.has_residual = stride == 1 and inputs == outputs
+        self.convolution = nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(outputs)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F, inputs) and (B, F) to (B, ceil(F / stride), outputs) and its mask."""
+        # convolutions pad with zeros, so padded frames must be zeros too
+        frames = frames * mask[..., None]
+        hidden = self.convolution(frames.transpose(1, 2)).transpose(1, 2)
+        hidden = self.dropout(F.gelu(self.norm(hidden)))
+        return hidden + frames if self.has_residual else hidden, mask[:, :: self.stride]
+
+
 class ConvEncoder(nn.Module):
     """Conv1d layers and attentive statistics: the `conv` family.
 
-    Normalisation is per frame over channels, not over time or batch, so that neither padding nor
-    the other utterances change a result. Every layer halves nothing: resolution stays at the
-    input's rate, except the first, which brings 100 Hz to 50 Hz.
+    The first layer brings the input to 50 Hz, the second to 25 Hz, where the others work.
     """
 
     def __init__(self, settings: config.Student) -> None:
         super().__init__()
-        width, kernel = settings.width, settings.kernel_frames
-        first_stride = settings.logmel.frame_rate_hz // 50
-        channels = [settings.logmel.num_mels] + [width] * settings.depth
-        self.strides = [first_stride] + [1] * (settings.depth - 1)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2)
-            for inputs, outputs, stride in zip(channels, channels[1:], self.strides, strict=False)
+        width = settings.width
+        strides = [settings.logmel.frame_rate_hz // 50, 2, *[1] * settings.depth][: settings.depth]
+        self.layers = nn.ModuleList(
+            ConvLayer(
+                width if i else settings.logmel.num_mels,
+                width,
+                settings.kernel_frames,
+                stride,
+                settings.dropout,
+            )
+            for i, stride in enumerate(strides)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(settings.depth))
-        self.dropout = nn.Dropout(settings.dropout)
         self.pooling = AttentiveStatistics(width)
+        self.norm = nn.LayerNorm(self.pooling.out_dim)
         self.embed = nn.Linear(self.pooling.out_dim, width)
 
     def forward(self, logmel: Tensor, mask: Tensor) -> Tensor:
         hidden = logmel
-        for stride, convolution, norm in zip(
-            self.strides, self.convolutions, self.norms, strict=True
-        ):
-            # convolutions pad with zeros, so padded frames must be zeros before each of them
-            hidden = convolution((hidden * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-            mask = mask[:, ::stride]
-            hidden = self.dropout(F.gelu(norm(hidden)))
-        return F.gelu(self.embed(self.pooling(hidden, mask)))
+        for layer in self.layers:
+            hidden, mask = layer(hidden, mask)
+        return F.gelu(self.embed(self.norm(self.pooling(hidden, mask))))
 
 
 class TokenEncoder(nn.Module):

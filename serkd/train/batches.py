@@ -78,13 +78,13 @@ def draw_spans(mask: Tensor, start_share: float, span_frames: int) -> Tensor:
     return masked
 
 
-def mask_logmel(logmel: Tensor, mask: Tensor, bands: Sequence[tuple[int, int, int]]) -> Tensor:
-    """SpecAugment (arXiv 1904.08779): set random bands to each utterance's mean.
+def mask_logmel(
+    logmel: Tensor, mask: Tensor, bands: Sequence[tuple[int, int, int]], fill: Tensor
+) -> Tensor:
+    """SpecAugment (arXiv 1904.08779): set random bands of (B, F, N) to `fill` (N,).
 
     `bands` holds (dimension 1 = time or 2 = mel, how many, largest width).
     """
-    weights = mask[..., None].to(logmel.dtype)
-    mean = (logmel * weights).sum(dim=(1, 2)) / (weights.sum(dim=(1, 2)) * logmel.shape[2])
     hidden = torch.zeros_like(logmel, dtype=torch.bool)
     for dim, count, largest in bands:
         limits = mask.sum(dim=1) if dim == 1 else torch.full((len(logmel),), logmel.shape[2])
@@ -94,4 +94,4 @@ def mask_logmel(logmel: Tensor, mask: Tensor, bands: Sequence[tuple[int, int, in
             position = torch.arange(logmel.shape[dim])[None, :]
             band = (position >= start[:, None]) & (position < (start + width)[:, None])
             hidden |= band[:, :, None] if dim == 1 else band[:, None, :]
-    return torch.where(hidden, mean[:, None, None], logmel)
+    return torch.where(hidden, fill, logmel)

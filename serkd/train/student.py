@@ -124,7 +124,8 @@ class StudentTask(Task):
             (1, augment.time_masks, augment.time_mask_frames),
             (2, augment.mel_masks, augment.mel_mask_bins),
         ]
-        logmel = mask_logmel(logmel, mask, bands)
+        # the channels' means are what standardising turns into 0
+        logmel = mask_logmel(logmel, mask, bands, self.model.standardise.mean.cpu())
         output = self.model(logmel.to(self.device), mask.to(self.device))
         labels = self._labels(index)
         projections, offset = step.workers.gather(output.projection, step.global_size)
