@@ -21,8 +21,8 @@ from serkd.features.backbone import Backbone, Prefix, Suffix
 from serkd.features.logmel import compute_logmel
 from serkd.features.store import list_parts, part_path, read_part, write_part
 
-_PART_SAMPLES = 8_000_000  # 32 MB of float32 in the object store, 8 minutes of speech
-_MAX_PART_UTTERANCES = 256
+_PART_SAMPLES = 16_000_000  # 64 MB of float32 in the object store, 17 minutes of speech
+_MAX_PART_UTTERANCES = 1024
 
 Rows = list[tuple[str, np.ndarray]]
 Encode = Callable[[np.ndarray], Mapping[str, np.ndarray]]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from serkd import config
 from serkd.models.heads import AttentiveStatistics, Standardise, masked_mean
+from serkd.models.norm import MaskedBatchNorm
 
 _PROJECTION = 64  # SupCon's space
 
@@ -47,18 +48,14 @@ class Student(nn.Module):
 
 
 class ConvLayer(nn.Module):
-    """Conv1d, normalisation, GELU and dropout; with a residual connection where shapes allow.
-
-    Normalisation is per frame over channels, not over time or batch, so that neither padding nor
-    the other utterances of a batch change a result.
-    """
+    """Conv1d, batch normalisation, GELU, dropout; a residual connection where shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.stride = stride
         self.has_residual = stride == 1 and inputs == outputs
         self.convolution = nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(outputs)
+        self.norm = MaskedBatchNorm(outputs)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +63,9 @@ class ConvLayer(nn.Module):
         # convolutions pad with zeros, so padded frames must be zeros too
         frames = frames * mask[..., None]
         hidden = self.convolution(frames.transpose(1, 2)).transpose(1, 2)
-        hidden = self.dropout(F.gelu(self.norm(hidden)))
-        return hidden + frames if self.has_residual else hidden, mask[:, :: self.stride]
+        mask = mask[:, :: self.stride]
+        hidden = self.dropout(F.gelu(self.norm(hidden, mask)))
+        return hidden + frames if self.has_residual else hidden, mask
 
 
 class ConvEncoder(nn.Module):

@@ -99,8 +99,8 @@ def units_table(results: Mapping[str, Any]) -> Table:
     table = Table(title="units, training frames", title_justify="left")
     for name in ("fold", "layer/K"):
         table.add_column(name)
-    headers = ("perplexity / K", "largest share", "unused")
-    for name in (*headers, *(f"{m} {of}" for of in _LABELLINGS for m in ("purity", "PNMI"))):
+    headers = ("perplexity\n/ K", "largest\nshare", "unused\nunits")
+    for name in (*headers, *(f"{of}\n{m}" for of in _LABELLINGS for m in ("purity", "PNMI"))):
         table.add_column(name, justify="right")
     for fold, found in results["folds"].items():
         for scale, quality in found["units"].items():

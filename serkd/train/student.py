@@ -21,7 +21,7 @@ from serkd.distill.objective import student_terms
 from serkd.losses.logits import distillation
 from serkd.losses.terms import Term
 from serkd.models.heads import CosineClassifier
-from serkd.models.student import build_student
+from serkd.models.student import Student, build_student
 from serkd.train.batches import mask_logmel, pad_frames
 from serkd.train.data import FoldData
 from serkd.train.loop import Step, Task, seed_torch
@@ -76,7 +76,8 @@ class StudentTask(Task):
         self.teacher = None if teacher is None else teacher.outputs.select(data.train_ids)
         self.head: MetaHead | None = None
         seed_torch(seed)
-        self.model = build_student(settings, data.num_classes).to(self.device)
+        self.model: Student = build_student(settings, data.num_classes)
+        self.model.to(self.device)
         num_frames = int(self.lengths.sum())  # training utterances come first
         frames = torch.from_numpy(data.frames.values[:num_frames].astype(np.float32))
         self.model.standardise.fit(frames)

@@ -58,9 +58,7 @@ def _logits(num_utterances: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_cross_entropy_difficulty_is_torchs() -> None:
     logits, labels = _logits(50)
-    expected = F.cross_entropy(
-        torch.from_numpy(logits), torch.from_numpy(labels), reduction="none"
-    )
+    expected = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
     found = score_difficulty("teacher_cross_entropy", logits, labels)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-10)
 

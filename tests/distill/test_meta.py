@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from serkd.distill.meta import HYPERGRADIENTS, MetaHead, Parameters, choose_quiz
+from serkd.errors import InputError
 from serkd.losses.logits import distillation
 
 PILOT_LR = 0.5
@@ -120,3 +121,9 @@ def test_the_quiz_has_whole_speakers_at_least_the_share_and_leaves_every_class(
         assert quiz.mean() >= share
         assert set(labels[~quiz]) == {0, 1, 2, 3, 4}
         np.testing.assert_array_equal(quiz, choose_quiz(speakers, labels, share, seed))
+
+
+def test_a_quiz_that_would_cost_a_class_whoever_takes_it_is_refused() -> None:
+    """Each speaker is the only one with some class, so nobody can be asked."""
+    with pytest.raises(InputError, match=r"meta\.quiz_share"):
+        choose_quiz(["a", "b", "b"], np.array([0, 1, 2]), 0.1, seed=0)

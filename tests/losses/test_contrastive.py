@@ -17,9 +17,7 @@ def _projections(seed: int = 0) -> torch.Tensor:
 
 
 def _whole(projections: torch.Tensor, labels: torch.Tensor, temperature: float) -> Term:
-    return supervised_contrastive(
-        projections, labels, projections, labels, temperature=temperature
-    )
+    return supervised_contrastive(projections, labels, projections, labels, temperature=temperature)
 
 
 def _naive(vectors: list[list[float]], labels: list[int], temperature: float) -> list[float]:
@@ -52,7 +50,7 @@ def test_an_anchor_without_a_positive_adds_exactly_nothing() -> None:
     projections = _projections().requires_grad_()
     term = _whole(projections, torch.arange(len(LABELS)), 0.07)
     (gradient,) = torch.autograd.grad(term.total, projections)
-    assert (float(term.total), term.count) == (0.0, 0.0)
+    assert (term.total.item(), term.count) == (0.0, 0.0)
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
@@ -60,7 +58,7 @@ def test_a_batch_of_one_is_zero_and_has_a_finite_gradient() -> None:
     projection = torch.randn(1, 4).requires_grad_()
     term = _whole(projection, torch.tensor([2]), 0.07)
     (gradient,) = torch.autograd.grad(term.total, projection)
-    assert float(term.total) == 0.0
+    assert term.total.item() == 0.0
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
@@ -68,7 +66,7 @@ def test_supcon_is_finite_where_all_projections_coincide() -> None:
     projections = torch.ones(4, 3, requires_grad=True)
     term = _whole(projections, torch.tensor([0, 0, 1, 2]), 0.05)
     (gradient,) = torch.autograd.grad(term.total, projections)
-    assert float(term.total) == pytest.approx(2 * math.log(3), rel=1e-5)
+    assert term.total.item() == pytest.approx(2 * math.log(3), rel=1e-5)
     assert torch.isfinite(gradient).all()
 
 
@@ -89,6 +87,6 @@ def test_anchors_on_two_workers_with_all_keys_sum_to_the_whole(split: int) -> No
     ]
     assert sum(part.count for part in parts) == whole.count
     total = parts[0].total + parts[1].total
-    assert float(total) == pytest.approx(float(whole.total), rel=1e-12)
+    torch.testing.assert_close(total, whole.total)
     expected, found = (torch.autograd.grad(t, projections)[0] for t in (whole.total, total))
     torch.testing.assert_close(found, expected)

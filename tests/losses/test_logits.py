@@ -26,7 +26,7 @@ def test_cross_entropy_of_sealed_labels_only_is_zero_with_zero_gradient() -> Non
     logits = _logits(3, 4).requires_grad_()
     term = cross_entropy(logits, torch.full((3,), -100))
     term.total.backward()
-    assert (float(term.total), term.count) == (0.0, 0.0)
+    assert (term.total.item(), term.count) == (0.0, 0.0)
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 

@@ -12,9 +12,7 @@ NUM_UNITS = (4, 16, 100)
 
 def _batch(seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    logits = [
-        torch.randn(3, 7, k, generator=generator, dtype=torch.float64) * 2 for k in NUM_UNITS
-    ]
+    logits = [torch.randn(3, 7, k, generator=generator, dtype=torch.float64) * 2 for k in NUM_UNITS]
     units = [torch.randint(k, (3, 7), generator=generator) for k in NUM_UNITS]
     counted = torch.rand(3, 7, generator=generator) < 0.6
     return logits, units, counted

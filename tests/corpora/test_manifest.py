@@ -1,0 +1,310 @@
+"""Manifests: refusals that name every file, hashes that move when they should, sealed labels."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from serkd.corpora.manifest import (
+    SCHEMA,
+    Manifest,
+    SourceUtterance,
+    Utterance,
+    build_manifest,
+    read_manifest,
+    write_manifest,
+)
+from serkd.errors import InputError
+
+
+def _write_audio(path: Path, seed: int, *, seconds: float = 0.2) -> None:
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(-3_000, 3_000, round(seconds * 16_000)).astype(np.int16)
+    soundfile.write(path, samples, 16_000, subtype="PCM_16")
+
+
+def _write_sources(
+    folder: Path, count: int = 8, emotions: Sequence[str] = ("angry", "sad"), speakers: int = 4
+) -> list[SourceUtterance]:
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for i in range(count):
+        path = folder / f"u{i:02d}.wav"
+        _write_audio(path, seed=i)
+        speaker, emotion = f"s{i % speakers}", emotions[i // speakers % len(emotions)]
+        sources.append(
+            SourceUtterance(path.stem, path, "own", speaker, "unknown", "", emotion, "train")
+        )
+    return sources
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Manifest:
+    return build_manifest(_write_sources(tmp_path / "audio"))[0]
+
+
+def _break(sources: Sequence[SourceUtterance]) -> dict[str, SourceUtterance]:
+    """Damage four files, each in another way."""
+    bad = {f"u{i:02d}": sources[i] for i in (1, 3, 4, 6)}
+    bad["u01"].path.write_bytes(b"")
+    bad["u03"].path.unlink()
+    bad["u04"].path.write_text("no audio")
+    _write_audio(bad["u06"].path, seed=6, seconds=0.05)
+    return bad
+
+
+def test_refusing_names_every_bad_file_at_once(tmp_path: Path) -> None:
+    sources = _write_sources(tmp_path)
+    bad = _break(sources)
+    with pytest.raises(InputError) as refused:
+        build_manifest(sources, on_bad="refuse")
+    message = str(refused.value)
+    named = {source.utt_id for source in sources if str(source.path) in message}
+    assert named == set(bad)
+    assert "--on-bad exclude" in message
+
+
+def test_excluding_keeps_the_good_files_and_names_the_bad_ones(tmp_path: Path) -> None:
+    sources = _write_sources(tmp_path)
+    bad = _break(sources)
+    manifest, problems = build_manifest(sources, on_bad="exclude")
+    assert set(manifest.by_id) == {source.utt_id for source in sources} - set(bad)
+    assert len(problems) == len(bad)
+    for source in bad.values():
+        assert sum(str(source.path) in problem for problem in problems) == 1
+
+
+def test_excluding_everything_is_refused(tmp_path: Path) -> None:
+    sources = _write_sources(tmp_path, count=2)
+    for source in sources:
+        source.path.unlink()
+    with pytest.raises(InputError, match="at least one readable utterance"):
+        build_manifest(sources, on_bad="exclude")
+
+
+def test_a_long_list_of_bad_files_is_cut_and_counted(tmp_path: Path) -> None:
+    sources = _write_sources(tmp_path, count=25)
+    for source in sources:
+        source.path.unlink()
+    with pytest.raises(InputError, match=r"\.\.\. and 5 more"):
+        build_manifest(sources)
+
+
+def test_wrong_descriptions_are_refused_together_before_audio_is_read(tmp_path: Path) -> None:
+    good = SourceUtterance("a", tmp_path / "none.wav", "own", "s0", "female", "", "sad")
+    sources = [
+        good,
+        replace(good, speaker_id="s1"),
+        replace(good, utt_id="b", gender="woman"),
+        replace(good, utt_id="c", emotion=""),
+        replace(good, utt_id="d", speaker_id=""),
+    ]
+    with pytest.raises(InputError) as refused:
+        build_manifest(sources)
+    message = str(refused.value)
+    assert "'a' is repeated" in message
+    assert "b: gender must be one of female, male, unknown, got 'woman'" in message
+    assert "c: emotion must not be empty" in message
+    assert "d: speaker_id must not be empty" in message
+    assert "none.wav" not in message
+
+
+def test_a_corpus_without_utterances_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one utterance"):
+        build_manifest([])
+
+
+def test_the_order_of_the_sources_does_not_matter(tmp_path: Path) -> None:
+    sources = _write_sources(tmp_path)
+    assert build_manifest(sources)[0] == build_manifest(sources[::-1])[0]
+
+
+def test_measurements_agree_with_the_files(small: Manifest) -> None:
+    for utterance in small.utterances:
+        info = soundfile.info(utterance.path)
+        assert utterance.num_samples == info.frames == 3_200
+        assert utterance.duration_s == pytest.approx(info.duration, abs=1e-9)
+
+
+def test_written_and_read_again_is_the_same_manifest(tmp_path: Path, small: Manifest) -> None:
+    write_manifest(small, tmp_path / "manifest.parquet")
+    assert read_manifest(tmp_path / "manifest.parquet") == small
+
+
+def test_paths_survive_moving_the_folder(tmp_path: Path, small: Manifest) -> None:
+    before = tmp_path / "before"
+    before.mkdir()
+    shutil.move(tmp_path / "audio", before / "audio")
+    inside = [
+        replace(u, path=str(before / "audio" / Path(u.path).name)) for u in small.utterances[:-1]
+    ]
+    _write_audio(tmp_path / "outside.wav", seed=99)
+    outside = replace(small.utterances[-1], path=str(tmp_path / "outside.wav"))
+    manifest = Manifest((*inside, outside), small.class_names)
+    write_manifest(manifest, before / "manifest.parquet")
+    after = tmp_path / "after" / "deeper"
+    shutil.move(before, after)
+    moved = read_manifest(after / "manifest.parquet")
+    assert all(Path(u.path).is_file() for u in moved.utterances)
+    assert Path(moved.utterances[0].path).parent == after / "audio"
+    assert moved.audio_hash == manifest.audio_hash
+
+
+def test_writing_replaces_the_whole_file_and_leaves_nothing_else(
+    tmp_path: Path, small: Manifest
+) -> None:
+    path = tmp_path / "out" / "manifest.parquet"
+    write_manifest(small, path)
+    write_manifest(Manifest(small.utterances[:6], small.class_names), path)
+    assert len(read_manifest(path).utterances) == 6
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+# what a field change must do to (audio_hash, label_hash); every field of the schema is listed
+_MOVES = {
+    "utt_id": (True, True),
+    "path": (False, False),
+    "corpus": (False, False),
+    "speaker_id": (False, True),
+    "gender": (False, True),
+    "session": (False, False),
+    "emotion": (False, True),
+    "split": (False, False),
+    "duration_s": (False, False),
+    "num_samples": (False, False),
+    "sample_rate": (False, False),
+    "sha256": (True, False),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Utterance)])
+def test_hashes_move_exactly_with_what_they_stand_for(small: Manifest, name: str) -> None:
+    first = small.utterances[0]
+    old = getattr(first, name)
+    new = "sad" if name == "emotion" else f"{old}x" if isinstance(old, str) else old + 1
+    changed = Manifest((replace(first, **{name: new}), *small.utterances[1:]), small.class_names)
+    moves_audio, moves_label = _MOVES[name]
+    assert (changed.audio_hash != small.audio_hash) == moves_audio
+    assert (changed.label_hash(changed.by_id) != small.label_hash(small.by_id)) == moves_label
+    # an utterance that is not asked for has no say
+    others = [u.utt_id for u in small.utterances[1:]]
+    assert changed.label_hash(others) == small.label_hash(others)
+
+
+def test_label_hash_depends_on_the_set_of_utterances_and_on_the_classes(small: Manifest) -> None:
+    ids = list(small.by_id)
+    assert small.label_hash(ids) == small.label_hash(ids[::-1])
+    assert small.label_hash(ids) != small.label_hash(ids[:-1])
+    wider = Manifest(small.utterances, (*small.class_names, "zeal"))
+    assert wider.label_hash(ids) != small.label_hash(ids)
+
+
+def test_labels_index_the_sorted_class_names(small: Manifest) -> None:
+    ids = [u.utt_id for u in small.utterances]
+    names = [small.class_names[label] for label in small.labels(ids)]
+    assert names == [u.emotion for u in small.utterances]
+    assert list(small.class_names) == sorted(small.class_names)
+
+
+def test_sealing_removes_test_labels_and_nothing_else(small: Manifest) -> None:
+    test, others = ["u00", "u05"], ["u01", "u02", "u03", "u04", "u06", "u07"]
+    sealed = small.seal(test)
+    for utt_id in test:
+        with pytest.raises(KeyError):
+            sealed.labels([utt_id])
+        assert (
+            replace(sealed.by_id[utt_id], emotion=small.by_id[utt_id].emotion)
+            == (small.by_id[utt_id])
+        )
+    with pytest.raises(KeyError):
+        sealed.labels([*others, test[0]])
+    assert sealed.labels(others) == small.labels(others)
+    assert sealed.class_names == small.class_names
+    assert sealed.audio_hash == small.audio_hash
+    assert small.labels(test)  # the original keeps them
+
+
+@pytest.mark.parametrize(
+    ("emotions", "speakers", "rule"),
+    [
+        (("sad",), 4, "at least two emotions, got sad"),
+        (("angry", "sad"), 1, "at least three speakers .* got 1"),
+        (("angry", "sad"), 2, "at least three speakers .* got 2"),
+    ],
+)
+def test_corpora_nothing_can_be_learned_from_are_refused(
+    tmp_path: Path, emotions: Sequence[str], speakers: int, rule: str
+) -> None:
+    manifest, _ = build_manifest(_write_sources(tmp_path, 8, emotions, speakers))
+    path = tmp_path / "manifest.parquet"
+    write_manifest(manifest, path)
+    with pytest.raises(InputError, match=rf"manifest\.parquet: a manifest must have {rule}"):
+        read_manifest(path)
+
+
+def test_both_reasons_are_given_at_once(tmp_path: Path) -> None:
+    manifest, _ = build_manifest(_write_sources(tmp_path, 4, ("sad",), 1))
+    write_manifest(manifest, tmp_path / "manifest.parquet")
+    with pytest.raises(InputError, match=r"two emotions[^\n]*\n[^\n]*three speakers"):
+        read_manifest(tmp_path / "manifest.parquet")
+
+
+def _replace_column(path: Path, name: str, values: pa.Array) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(name), name, values), path)
+
+
+def test_files_that_are_no_manifest_are_refused(tmp_path: Path, small: Manifest) -> None:
+    path = tmp_path / "manifest.parquet"
+    with pytest.raises(InputError, match=r"manifest\.parquet: .* there is none"):
+        read_manifest(path)
+    path.write_text("utt_id,path\n")
+    with pytest.raises(InputError, match=r"manifest\.parquet: must be a Parquet manifest"):
+        read_manifest(path)
+    write_manifest(small, path)
+    pq.write_table(pq.read_table(path).drop_columns(["emotion", "gender"]), path)
+    with pytest.raises(InputError, match="must have the columns emotion, gender"):
+        read_manifest(path)
+    write_manifest(small, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"manifest\.parquet: must be a Parquet manifest"):
+        read_manifest(path)
+
+
+def test_repeated_ids_in_a_manifest_are_refused(tmp_path: Path, small: Manifest) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(small, path)
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+    with pytest.raises(InputError, match="utt_id must be unique"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("emotion", [None] * 8),
+        ("emotion", ["angry", "sad", None, "sad", "angry", "sad", "angry", "sad"]),
+        ("speaker_id", [None, "s1", "s2", "s3", "s0", "s1", "s2", "s3"]),
+        ("num_samples", ["many"] * 8),
+        ("gender", ["woman"] * 8),
+    ],
+)
+def test_hand_edited_manifests_with_illegal_values_are_refused(
+    tmp_path: Path, small: Manifest, name: str, values: list[str | None]
+) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(small, path)
+    _replace_column(path, name, pa.array(values, pa.string()))
+    with pytest.raises(InputError, match=name):
+        read_manifest(path)
+
+
+def test_the_schema_has_a_column_for_every_field() -> None:
+    assert [field.name for field in fields(Utterance)] == SCHEMA.names

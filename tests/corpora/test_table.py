@@ -1,0 +1,175 @@
+"""Corpora with a table of their own: three formats, one meaning."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from serkd.corpora.manifest import SourceUtterance
+from serkd.corpora.table import scan
+from serkd.errors import InputError
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def _write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(path: Path, rows: Rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_parquet(path: Path, rows: Rows) -> None:
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+
+
+WRITERS: dict[str, Callable[[Path, Rows], None]] = {
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+}
+formats = pytest.mark.parametrize("ending", WRITERS)
+
+
+def _write(folder: Path, ending: str, rows: Rows) -> Path:
+    path = folder / f"table{ending}"
+    WRITERS[ending](path, rows)
+    return path
+
+
+@formats
+def test_every_format_says_the_same(tmp_path: Path, ending: str) -> None:
+    rows = [
+        {
+            "utt_id": "a1",
+            "path": "wav/a, one.wav",
+            "speaker_id": "01",
+            "gender": "F",
+            "session": "s1",
+            "emotion": "angry",
+            "split": "train",
+            "corpus": "mine",
+        },
+        {
+            "utt_id": "",
+            "path": "wav/Überfall.wav",
+            "speaker_id": "2",
+            "gender": "",
+            "session": "",
+            "emotion": 'very "sad", really',
+            "split": "test",
+            "corpus": "mine",
+        },
+    ]
+    assert scan(_write(tmp_path, ending, rows)) == [
+        SourceUtterance(
+            "a1", tmp_path / "wav/a, one.wav", "mine", "01", "female", "s1", "angry", "train"
+        ),
+        SourceUtterance(
+            "Überfall", tmp_path / "wav/Überfall.wav", "mine", "2", "unknown", "",
+            'very "sad", really', "test",
+        ),
+    ]  # fmt: skip
+
+
+@formats
+@pytest.mark.parametrize("speaker", ["01", "1", "1.0", "1e3", "true", "NA", "null", "2024-05-01"])
+def test_identifiers_stay_text(tmp_path: Path, ending: str, speaker: str) -> None:
+    rows = [
+        {"path": "a.wav", "speaker_id": speaker, "emotion": "sad", "session": speaker},
+        {"path": "b.wav", "speaker_id": speaker, "emotion": "sad", "session": speaker},
+    ]
+    sources = scan(_write(tmp_path, ending, rows))
+    assert [(s.speaker_id, s.session) for s in sources] == [(speaker, speaker)] * 2
+
+
+@formats
+def test_columns_are_mapped_and_roots_applied(tmp_path: Path, ending: str) -> None:
+    rows = [
+        {"clip, relative": "x/a.wav", "who": "007", "feeling, by label": "sad", "emotion": "wrong"},
+        {"clip, relative": "/abs/b.wav", "who": "008", "feeling, by label": "joy", "emotion": "no"},
+    ]
+    columns = {"path": "clip, relative", "speaker_id": "who", "emotion": "feeling, by label"}
+    sources = scan(_write(tmp_path, ending, rows), columns, tmp_path / "audio")
+    assert [(str(s.path), s.speaker_id, s.emotion) for s in sources] == [
+        (str(tmp_path / "audio/x/a.wav"), "007", "sad"),
+        ("/abs/b.wav", "008", "joy"),
+    ]
+
+
+def test_quoted_headers_with_commas_keep_their_columns_as_text(tmp_path: Path) -> None:
+    rows = [{"path": f"{i}.wav", "speaker, id": f"0{i}", "emotion": "sad"} for i in range(3)]
+    sources = scan(_write(tmp_path, ".csv", rows), {"speaker_id": "speaker, id"})
+    assert [s.speaker_id for s in sources] == ["00", "01", "02"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text("speaker_id,path,emotion\r\n01,a.wav,sad\r\n02,b.wav,sad\r\n", "utf-8-sig")
+    assert [s.speaker_id for s in scan(path)] == ["01", "02"]
+
+
+def test_numbers_in_json_become_text(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"path": "a.wav", "speaker_id": 7, "emotion": "sad", "gender": null}\n')
+    (source,) = scan(path)
+    assert (source.speaker_id, source.gender) == ("7", "unknown")
+
+
+@formats
+def test_missing_and_unknown_columns_are_all_named(tmp_path: Path, ending: str) -> None:
+    path = _write(tmp_path, ending, [{"path": "a.wav", "who": "1", "sex": "f"}])
+    with pytest.raises(InputError) as refused:
+        scan(path, {"speaker_id": "whom", "gendre": "sex"})
+    message = str(refused.value)
+    assert "must have the column 'emotion' for emotion, it has path, who, sex" in message
+    assert "must have the column 'whom' for speaker_id" in message
+    assert "--column must name one of path, speaker_id" in message
+    assert "got 'gendre'" in message
+
+
+def test_a_mapped_optional_column_must_exist(tmp_path: Path) -> None:
+    path = _write(tmp_path, ".csv", [{"path": "a.wav", "speaker_id": "1", "emotion": "sad"}])
+    with pytest.raises(InputError, match="must have the column 'sex' for gender"):
+        scan(path, {"gender": "sex"})
+
+
+def _write_broken(path: Path) -> None:
+    path.write_bytes(b'{"path": \n"a')
+
+
+def _write_latin(path: Path) -> None:
+    path.write_bytes("path,speaker_id,emotion\nböse.wav,1,wütend\n".encode("latin-1"))
+
+
+def _write_latin_header(path: Path) -> None:
+    path.write_bytes("path,speaker_id,emotion,ärger\nb.wav,1,x,y\n".encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "rule"),
+    [
+        ("none.csv", lambda path: None, "there is none"),
+        ("a.xlsx", lambda path: path.touch(), r"must end in \.csv, \.jsonl, \.parquet"),
+        ("a.csv", lambda path: path.touch(), r"must be a readable \.csv table"),
+        ("a.jsonl", _write_broken, r"must be a readable \.jsonl table"),
+        ("a.parquet", _write_broken, r"must be a readable \.parquet table"),
+        ("a.csv", _write_latin, r"must be a readable \.csv table"),
+        ("a.csv", _write_latin_header, r"must be a readable \.csv table"),
+    ],
+)
+def test_unreadable_tables_are_refused_by_name(
+    tmp_path: Path, name: str, write: Callable[[Path], None], rule: str
+) -> None:
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(InputError, match=rf"{name}: {rule}|{name}: must .*{rule}"):
+        scan(path)

@@ -1,0 +1,286 @@
+"""Extraction: the same bytes in process and over Ray Data, and a restart that loses nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serkd.corpora.audio import read_audio
+from serkd.corpora.manifest import Manifest, Utterance
+from serkd.errors import InputError
+from serkd.events import Observer
+from serkd.features import extract
+from serkd.features.backbone import Prefix, Suffix, find_backbone
+from serkd.features.extract import (
+    AudioPart,
+    EncoderSpec,
+    LogMelEncoder,
+    Part,
+    PrefixEncoder,
+    SuffixEncoder,
+    extract_frames,
+    split_audio,
+    split_frames,
+)
+from serkd.features.logmel import compute_logmel
+from serkd.features.store import list_parts, part_path, read_frames
+
+
+def _parts(manifest: Manifest, size: int = 12) -> list[Part]:
+    """Small parts, since a whole test corpus fits into one of the usual size."""
+    utterances = manifest.utterances
+    return [AudioPart(utterances[i : i + size], 30.0) for i in range(0, len(utterances), size)]
+
+
+def _run(
+    parts: Sequence[Part],
+    encoder: EncoderSpec,
+    folder: Path,
+    num_actors: int = 0,
+    observer: Observer | None = None,
+) -> None:
+    extract_frames(
+        "test", parts, encoder, folder,
+        num_actors=num_actors, num_gpus=0.0, observer=observer or Observer(),
+    )  # fmt: skip
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    """Of everything in the folder, temporary files included."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@dataclass(frozen=True)
+class CountingEncoder:
+    """Encodes by the mean, counts, and dies where told to."""
+
+    calls: list[int] = field(default_factory=list)
+    die_at: int | None = None
+
+    def build(self) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
+        def encode(waveform: np.ndarray) -> dict[str, np.ndarray]:
+            if len(self.calls) == self.die_at:
+                raise KeyboardInterrupt
+            self.calls.append(len(waveform))
+            return {"x": np.array([[waveform.mean(), waveform.std()]], np.float16)}
+
+        return encode
+
+
+class Record(Observer):
+    """What was told of the progress."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        self.seen.append((done, total))
+
+
+def test_stored_log_mel_is_the_log_mel_of_the_file(manifest: Manifest, tmp_path: Path) -> None:
+    parts = [AudioPart(manifest.utterances, 1.5)]
+    _run(parts, LogMelEncoder(40, 50), tmp_path)
+    frames = read_frames(tmp_path, "logmel")
+    assert frames.utt_ids == tuple(u.utt_id for u in manifest.utterances)
+    for i, utterance in enumerate(manifest.utterances):
+        waveform = read_audio(Path(utterance.path)).waveform[:24_000]
+        assert np.array_equal(frames[i], compute_logmel(waveform, 40, 50).astype(np.float16))
+
+
+def test_ray_data_writes_the_same_bytes_as_one_process(
+    manifest: Manifest, tmp_path: Path, ray_cluster: None
+) -> None:
+    parts = _parts(manifest)
+    backbone = find_backbone("tiny-hubert")
+    here, there = tmp_path / "here", tmp_path / "ray"
+    # Ray's actors have one thread each, and sums over more threads round differently
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        prefix = PrefixEncoder(backbone, 1, "cpu")
+        _run(parts, prefix, here / "prefix")
+        _run(parts, prefix, there / "prefix", num_actors=2)
+        weights = {k: v + 0.01 for k, v in Suffix(backbone, 1).state_dict().items()}
+        suffix = SuffixEncoder(backbone, 1, weights, (1, 2), "cpu")
+        frames = split_frames(here / "prefix", "layer_1")
+        _run(frames, suffix, here / "suffix")
+        # a run over Ray that was interrupted after two parts
+        (there / "suffix").mkdir()
+        for number in (0, 2):
+            kept = part_path(there / "suffix", number)
+            kept.write_bytes(part_path(here / "suffix", number).read_bytes())
+        inodes = {path: path.stat().st_ino for path in list_parts(there / "suffix")}
+        watch = Record()
+        _run(frames, suffix, there / "suffix", num_actors=1, observer=watch)
+    finally:
+        torch.set_num_threads(threads)
+    for stage in ("prefix", "suffix"):
+        assert len(_bytes(here / stage)) == len(parts) == 4
+        assert _bytes(there / stage) == _bytes(here / stage)
+    assert watch.seen == [(2, 4), (3, 4), (4, 4)]
+    assert {path: path.stat().st_ino for path in inodes} == inodes
+
+
+def test_suffix_frames_are_those_of_the_fine_tuned_weights(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    backbone = find_backbone("tiny-hubert")
+    parts = [AudioPart(manifest.utterances[:3], 30.0)]
+    _run(parts, PrefixEncoder(backbone, 1, "cpu"), tmp_path / "prefix")
+    tuned = Suffix(backbone, 1).eval()
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.mul_(1.1)
+    encoder = SuffixEncoder(backbone, 1, tuned.state_dict(), (2,), "cpu")
+    _run(split_frames(tmp_path / "prefix", "layer_1"), encoder, tmp_path / "hidden")
+    found = read_frames(tmp_path / "hidden", "layer_2")
+    prefix = Prefix(backbone, 1)
+    for i, utterance in enumerate(manifest.utterances[:3]):
+        entering = prefix(read_audio(Path(utterance.path)).waveform).half().float()[None].clone()
+        with torch.no_grad():
+            expected = tuned(entering, torch.ones(entering.shape[:2], dtype=torch.bool))[-1][0]
+        # float16 keeps 11 bits
+        assert np.allclose(found[i], expected.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_a_restart_computes_only_what_is_missing(manifest: Manifest, tmp_path: Path) -> None:
+    parts, encoder = _parts(manifest), LogMelEncoder(20, 50)
+    _run(parts, encoder, tmp_path)
+    before = _bytes(tmp_path)
+    inodes = {path: path.stat().st_ino for path in list_parts(tmp_path)}
+    for number in (1, 3):
+        part_path(tmp_path, number).unlink()
+    # parts that are there must not be written again, even by another encoder
+    other, watch = LogMelEncoder(10, 50), Record()
+    _run(parts, other, tmp_path, observer=watch)
+    assert watch.seen == [(2, 4), (3, 4), (4, 4)]
+    for number in (0, 2):
+        path = part_path(tmp_path, number)
+        assert path.stat().st_ino == inodes[path]
+        assert path.read_bytes() == before[path.name]
+    for number in (1, 3):
+        part_path(tmp_path, number).unlink()
+    _run(parts, encoder, tmp_path)
+    assert _bytes(tmp_path) == before
+
+
+def test_an_interrupted_extraction_goes_on_where_it_stopped(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    parts = _parts(manifest)
+    whole = CountingEncoder()
+    _run(parts, whole, tmp_path / "whole")
+    dying = CountingEncoder(die_at=2 * 12 + 5)
+    with pytest.raises(KeyboardInterrupt):
+        _run(parts, dying, tmp_path / "again")
+    assert list_parts(tmp_path / "again") == [part_path(tmp_path / "again", i) for i in (0, 1)]
+    second = CountingEncoder()
+    _run(parts, second, tmp_path / "again")
+    assert len(second.calls) == len(manifest.utterances) - 2 * 12
+    assert _bytes(tmp_path / "again") == _bytes(tmp_path / "whole")
+    third = CountingEncoder()
+    _run(parts, third, tmp_path / "again")
+    assert third.calls == []
+
+
+def _change_audio(utterance: Utterance, folder: Path) -> Utterance:
+    """The same recording with one sample changed, under the old row of the manifest."""
+    pcm, rate = soundfile.read(utterance.path, dtype="int16")
+    pcm[100] += 1
+    path = folder / "changed.flac"
+    soundfile.write(path, pcm, rate, subtype="PCM_16")
+    return replace(utterance, path=str(path))
+
+
+def _damage(manifest: Manifest, folder: Path, kind: str) -> list[Part]:
+    rows = list(manifest.utterances)
+    if kind == "changed":
+        rows[30] = _change_audio(rows[30], folder)
+    else:
+        rows[30] = replace(rows[30], path=str(folder / "changed.flac"))
+    return _parts(Manifest(tuple(rows), manifest.class_names))
+
+
+_RULES = {"changed": "must be the audio that the manifest describes", "missing": "there is none"}
+
+
+@pytest.mark.parametrize("kind", _RULES)
+def test_a_file_that_changed_since_prepare_is_refused_by_name(
+    manifest: Manifest, tmp_path: Path, kind: str
+) -> None:
+    parts = _damage(manifest, tmp_path, kind)
+    with pytest.raises(InputError, match=rf"changed\.flac: .*{_RULES[kind]}"):
+        _run(parts, LogMelEncoder(20, 50), tmp_path / "out")
+    assert part_path(tmp_path / "out", 2) not in list_parts(tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_changed_file_is_refused_by_name_over_ray_too(
+    manifest: Manifest, tmp_path: Path, ray_cluster: None
+) -> None:
+    parts = _damage(manifest, tmp_path, "changed")
+    # Ray wraps what a task raises; the caller is promised the user's error
+    with pytest.raises(InputError, match=rf"changed\.flac: .*{_RULES['changed']}"):
+        _run(parts, LogMelEncoder(20, 50), tmp_path / "out", num_actors=1)
+    assert part_path(tmp_path / "out", 2) not in list_parts(tmp_path / "out")
+
+
+@dataclass(frozen=True)
+class OverflowingEncoder:
+    """Some utterance's frame is above float16's largest number."""
+
+    value: float
+
+    def build(self) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
+        with np.errstate(over="ignore"):
+            frame = np.array([[self.value]]).astype(np.float16)
+        return lambda waveform: {"x": frame}
+
+
+@pytest.mark.parametrize("value", [1e6, np.nan, -np.inf])
+def test_values_beyond_float16_stop_the_extraction(
+    manifest: Manifest, tmp_path: Path, value: float
+) -> None:
+    first = manifest.utterances[0].utt_id
+    with pytest.raises(FloatingPointError, match=f"{first}: x must be finite in float16"):
+        _run(_parts(manifest), OverflowingEncoder(value), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _rows(lengths: Sequence[int]) -> list[Utterance]:
+    return [
+        Utterance(
+            f"u{i:04d}", "/none", "own", "s", "unknown", "", "sad", "", n / 16e3, n, 16_000, ""
+        )
+        for i, n in enumerate(lengths)
+    ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(
+        st.one_of(st.integers(1_600, 480_000), st.integers(7_900_000, 9_000_000)), max_size=60
+    ),
+    repeats=st.integers(1, 12),
+)
+def test_parts_are_bounded_ordered_and_full(lengths: list[int], repeats: int) -> None:
+    rows = _rows(lengths * repeats)
+    parts = split_audio(rows, 30.0)
+    groups = [part.utterances for part in parts if isinstance(part, AudioPart)]
+    assert [u for group in groups for u in group] == rows
+    for group in groups:
+        samples = sum(u.num_samples for u in group)
+        assert 1 <= len(group) <= extract._MAX_PART_UTTERANCES
+        assert samples <= extract._PART_SAMPLES or len(group) == 1
+    for group, following in pairwise(groups):
+        # a part is closed only when the next utterance did not fit: no part is needlessly small
+        fits = sum(u.num_samples for u in (*group, following[0])) <= extract._PART_SAMPLES
+        assert not (fits and len(group) < extract._MAX_PART_UTTERANCES)
+    assert split_audio(rows, 30.0) == parts

@@ -1,0 +1,243 @@
+"""Sweeps over the tiny experiment: sharing, going on, failing, running in parallel."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serkd.config import Experiment, build_experiment
+from serkd.corpora.manifest import read_manifest
+from serkd.corpora.protocols import build_folds
+from serkd.errors import InputError
+from serkd.events import Observer
+from serkd.report.sweep import start_sweep
+from serkd.search.ledger import Ledger
+from serkd.search.space import Space
+from serkd.search.tuner import open_sweep
+from serkd.stages.catalogue import STAGES, STUDENT
+from serkd.stages.graph import Compute, Graph
+from serkd.stages.store import StageStore
+
+pytestmark = pytest.mark.slow
+
+SHARING = {
+    "trials": 3,
+    "sampler": "random",
+    "seed": 1,  # draws both choices of either key in three trials
+    "scheduler": {"name": "none"},
+    "space": {
+        "units.num_clusters": {"choice": [[4], [4, 8]]},
+        "distill.alpha": {"float": [0.1, 0.9]},
+        "curriculum.pacing": {"choice": ["none", "root"]},
+        "curriculum.start_share": {"float": [0.2, 0.6], "when": {"curriculum.pacing": "root"}},
+    },
+}
+FAILING = {
+    "trials": 5,
+    "sampler": "random",
+    "scheduler": {"name": "none"},
+    "space": {"units.num_clusters": {"choice": [[4], [1_000_000]]}},
+}
+
+
+class _Counter(Observer):
+    """Counts what the sweep itself computes before its trials start."""
+
+    def __init__(self) -> None:
+        self.computed: list[str] = []
+
+    def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
+        if not is_cached:
+            self.computed.append(name)
+
+
+@dataclass
+class _Swept:
+    path: Path
+    storage: Path
+    prepared: list[str]
+    summary: dict[str, Any]
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(Path(self.summary["folder"]) / "ledger.jsonl")
+
+    def again(self, trials: int | None = None) -> dict[str, Any]:
+        return start_sweep(self.path, {}, trials, self.storage, Observer())
+
+    def stage_folders(self) -> set[Path]:
+        found = self.storage.glob("stages/*/*/stage.json")
+        return {path.parent for path in found}
+
+
+def _sweep(folder: Path, recipe: Path, space: Mapping[str, Any]) -> _Swept:
+    path, storage, counter = folder / "space.yaml", folder / "storage", _Counter()
+    path.write_text(json.dumps({**space, "base": str(recipe)}))
+    summary = start_sweep(path, {}, None, storage, counter)
+    return _Swept(path, storage, counter.computed, summary)
+
+
+@pytest.fixture(scope="module")
+def swept(
+    ray_cluster: None, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[_Swept]:
+    yield _sweep(tmp_path_factory.mktemp("sharing"), tiny_recipe, SHARING)
+
+
+def test_every_trial_finishes_and_the_best_is_the_best(swept: _Swept) -> None:
+    trials = swept.summary["trials"]
+    assert [trial["trial"] for trial in trials] == [0, 1, 2]
+    assert all(trial["state"] == "finished" and trial["epochs"] == 2 for trial in trials)
+    best = max(trials, key=lambda trial: trial["value"])
+    assert swept.summary["best"]["value"] == best["value"]
+    written = json.loads((Path(swept.summary["folder"]) / "results.json").read_text())
+    assert written == swept.summary
+
+
+def test_the_value_of_a_trial_is_its_students_best_dev_uar(
+    swept: _Swept, tiny_recipe: Path
+) -> None:
+    """Built again from what the ledger says was tried, all is found where the trial left it."""
+    data = json.loads(tiny_recipe.read_text())
+    for trial in swept.summary["trials"]:
+        experiment = build_experiment(data, trial["params"])
+        manifest = read_manifest(Path(experiment.corpus.manifest))
+        fold = build_folds(experiment.protocol, manifest, experiment.seed)[0]
+        graph, store = Graph(STAGES, experiment, fold), StageStore(swept.storage)
+        for ref in graph.closure([STUDENT]):
+            assert store.find(ref.stage, graph.key(ref)) is not None
+        found = store.find("student", graph.key(STUDENT))
+        assert found is not None
+        history = json.loads((found.folder / "history.json").read_text())
+        assert trial["value"] == max(record["dev_uar"] for record in history)
+
+
+def test_trials_share_stages_and_every_stage_is_computed_once(swept: _Swept) -> None:
+    trials = swept.summary["trials"]
+    computed = sum(trial["stages_computed"] for trial in trials)
+    assert len(swept.stage_folders()) == len(swept.prepared) + computed
+    assert swept.summary["stages_computed"] == computed
+    assert computed < swept.summary["stage_requests"]
+    # no searched key touches these, so they are made once, before any trial
+    assert sorted(swept.prepared) == ["extractor", "features", "hidden", "logmel"]
+    assert all(trial["stages_computed"] >= 1 for trial in trials)
+
+
+def test_only_active_keys_are_in_a_trials_record(swept: _Swept) -> None:
+    pacings = {trial["params"]["curriculum.pacing"] for trial in swept.summary["trials"]}
+    assert pacings == {"none", "root"}
+    for trial in swept.summary["trials"]:
+        is_root = trial["params"]["curriculum.pacing"] == "root"
+        assert ("curriculum.start_share" in trial["params"]) == is_root
+        assert trial["params"]["units.num_clusters"] in ([4], [4, 8])
+
+
+def test_trials_run_in_parallel(swept: _Swept) -> None:
+    """Ray's search adapter hands out one trial at a time unless it is told otherwise."""
+    spans: dict[int, dict[str, float]] = {}
+    for record in swept.ledger.read():
+        spans.setdefault(record["trial"], {})[record["state"]] = record["time"]
+    overlaps = [
+        (first, second)
+        for first in spans
+        for second in spans
+        if first < second and spans[second]["running"] < spans[first]["finished"]
+    ]
+    assert overlaps
+
+
+def test_a_sweep_writes_curves_for_every_trial_and_hyper_parameters(swept: _Swept) -> None:
+    board = Path(swept.summary["folder"]) / "tensorboard"
+    for trial in swept.summary["trials"]:
+        for folder in (board / trial["trial_id"], board / "hparams" / trial["trial_id"]):
+            assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_asking_again_runs_nothing_and_asking_for_one_more_runs_one(swept: _Swept) -> None:
+    lines, folders = swept.ledger.read(), swept.stage_folders()
+    again = swept.again()
+    assert swept.ledger.read() == lines
+    assert swept.stage_folders() == folders
+    assert again == swept.summary
+    more = swept.again(trials=4)
+    assert more["folder"] == swept.summary["folder"]
+    new = swept.ledger.read()[len(lines) :]
+    assert [(record["trial"], record["state"]) for record in new] == [
+        (3, "running"),
+        (3, "finished"),
+    ]
+    assert more["trials"][:3] == swept.summary["trials"]
+    alphas = [trial["params"]["distill.alpha"] for trial in more["trials"]]
+    assert len(set(alphas)) == 4  # a resumed random search must not repeat itself
+    new_folders = swept.stage_folders() - folders
+    assert len(new_folders) == more["trials"][3]["stages_computed"]
+
+
+def test_a_trial_that_fails_says_why_and_the_sweep_goes_on(
+    ray_cluster: None, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    swept = _sweep(tmp_path, tiny_recipe, FAILING)
+    trials = swept.summary["trials"]
+    assert len(trials) == 5
+    by_choice = {json.dumps(trial["params"]["units.num_clusters"]) for trial in trials}
+    assert by_choice == {"[4]", "[1000000]"}, "the seed must draw both"
+    for trial in trials:
+        if trial["params"]["units.num_clusters"] == [4]:
+            assert trial["state"] == "finished"
+        else:
+            assert trial["state"] == "failed"
+            assert "units.num_clusters must be at most the number of training" in trial["reason"]
+            assert "value" not in trial
+    assert swept.summary["best"]["params"] == {"units.num_clusters": [4]}
+    lines = len(swept.ledger.read())
+    swept.again()
+    assert len(swept.ledger.read()) == lines  # what failed for good is not tried again
+
+
+def test_a_trial_too_large_for_the_cluster_is_refused_before_any_work(
+    ray_cluster: None, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="it needs 5 CPUs and 0 GPUs, the cluster has 2 and 0"):
+        _sweep(tmp_path, tiny_recipe, {**SHARING, "resources": {"cpu": 5}})
+    assert not (tmp_path / "storage" / "stages").exists()
+
+
+def test_the_best_trial_is_one_whose_student_exists(tiny: Experiment, tmp_path: Path) -> None:
+    """A pruned trial has a value but was stopped before it published its student."""
+    space = Space.model_validate_json(json.dumps({**SHARING, "base": "base.yaml"}))
+    sweep = open_sweep("sweep", space, tiny, tmp_path)
+    for trial, (state, value) in enumerate([("pruned", 0.8), ("finished", 0.7), ("failed", None)]):
+        record = {"trial": trial, "state": state, "params": {}}
+        sweep.ledger.append(record if value is None else {**record, "value": value})
+    best = sweep.best()
+    assert best is not None
+    assert best["trial"] == 1
+
+
+@pytest.mark.parametrize(("fold", "message"), [("all", "one fold's name"), ("9", "one of 1, 2, 3")])
+def test_a_fold_that_is_none_is_refused(
+    tiny_recipe: Path, tmp_path: Path, fold: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _sweep(tmp_path, tiny_recipe, {**SHARING, "fold": fold})
+
+
+def test_stages_that_a_trial_computes_equal_those_of_a_plain_run(
+    swept: _Swept, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    """A trial has one thread and one CPU; its artifacts are shared with whoever has more."""
+    trial = swept.summary["trials"][0]
+    experiment = build_experiment(json.loads(tiny_recipe.read_text()), trial["params"])
+    manifest = read_manifest(Path(experiment.corpus.manifest))
+    fold = build_folds(experiment.protocol, manifest, experiment.seed)[0]
+    graph, store = Graph(STAGES, experiment, fold), StageStore(tmp_path)
+    graph.run([STUDENT], store, Compute(), Observer())
+    key = graph.key(STUDENT)
+    found, expected = (
+        (root / "stages" / "student" / key / "model.safetensors").read_bytes()
+        for root in (swept.storage, tmp_path)
+    )
+    assert found == expected

@@ -1,0 +1,225 @@
+"""Running stages: what is computed, what is read, and what a stage may see."""
+
+import ast
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serkd.stages
+from serkd.errors import InputError
+from serkd.events import Observer
+from serkd.stages.catalogue import FEATURES, STAGES, STUDENT, TEACHER_OUTPUTS
+from serkd.stages.graph import Compute, Context, Graph, Ref
+from serkd.stages.store import StageStore
+
+BuildGraph = Callable[..., Graph]
+TARGETS = [TEACHER_OUTPUTS, STUDENT]
+
+
+class Listener(Observer):
+    """Notes which stages were computed and which were read."""
+
+    def __init__(self) -> None:
+        self.computed: list[str] = []
+        self.cached: list[str] = []
+        self.epochs: list[str] = []
+
+    def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
+        (self.cached if is_cached else self.computed).append(name)
+
+    def epoch(self, stage: str, record: Any) -> None:  # noqa: ANN401
+        self.epochs.append(stage)
+
+
+@pytest.fixture
+def store(storage: Path, tmp_path: Path) -> StageStore:
+    """A copy of all stages of the first fold."""
+    shutil.copytree(storage, tmp_path / "copy")
+    return StageStore(tmp_path / "copy")
+
+
+def _run(graph: Graph, store: StageStore, targets: list[Ref] = TARGETS) -> Listener:
+    heard = Listener()
+    graph.run(targets, store, Compute(), heard)
+    return heard
+
+
+def test_the_second_run_computes_nothing_and_says_so_for_every_stage(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    graph, heard = build_graph(), Listener()
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.json")}
+    _, results = graph.run(TARGETS, store, Compute(), heard)
+    names = [str(ref) for ref in graph.closure(TARGETS)]
+    assert heard.cached == names
+    assert heard.computed == []
+    assert [str(result.ref) for result in results] == names
+    assert all(result.is_cached and result.seconds > 0 for result in results)
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*.json")} == before
+
+
+def test_stored_stages_replay_their_epochs(build_graph: BuildGraph, store: StageStore) -> None:
+    """A watcher sees the same curve whether a stage ran or not."""
+    heard = _run(build_graph(), store)
+    assert {name: heard.epochs.count(name) for name in set(heard.epochs)} == {
+        "extractor": 1,
+        "teacher_units": 1,
+        "teacher": 2,
+        "student": 2,
+    }
+
+
+def _remove(graph: Graph, store: StageStore, *refs: Ref) -> None:
+    for ref in refs:
+        shutil.rmtree(store.folder(ref.stage, graph.key(ref)))
+
+
+def test_what_only_stored_stages_need_is_not_computed_again(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    graph = build_graph()
+    upstream = [ref for ref in graph.closure(TARGETS) if ref not in TARGETS]
+    _remove(graph, store, *upstream)
+    heard = _run(graph, store)
+    assert heard.computed == []
+    assert sorted(heard.cached) == ["student", "teacher_outputs"]
+
+
+def test_a_missing_stage_brings_back_only_what_it_needs(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    graph = build_graph()
+    _remove(graph, store, Ref("teacher"), TEACHER_OUTPUTS, Ref("units", (2, 4)), Ref("hidden"))
+    assert _run(graph, store).computed == ["teacher", "teacher_outputs"]
+
+
+def test_a_folder_without_its_mark_is_garbage_and_is_computed_again(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    graph = build_graph()
+    folder = store.folder("student", graph.key(STUDENT))
+    (folder / "stage.json").unlink()
+    (folder / "model.safetensors").write_bytes(b"half")
+    assert _run(graph, store).computed == ["student"]
+    assert _run(graph, store).computed == []
+    assert (folder / "model.safetensors").stat().st_size > 1_000
+
+
+def test_an_artifact_of_another_fold_is_refused_naming_both(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    """As if somebody had copied or linked it: its key says one fold, its record another."""
+    first, second = build_graph(), build_graph(fold=1)
+    ref = Ref("extractor")
+    forged = store.folder(ref.stage, second.key(ref))
+    shutil.copytree(store.folder(ref.stage, first.key(ref)), forged)
+    with pytest.raises(InputError, match=r"fitted on fold 2 .* was fitted on fold 1 "):
+        second.run([ref], store, Compute(), Observer())
+
+
+def test_a_fold_of_the_same_name_with_other_training_data_is_refused(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    graph = build_graph()
+    path = store.folder("extractor", graph.key(Ref("extractor"))) / "stage.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, "train_hash": "0" * 64}))
+    with pytest.raises(InputError, match=r"train 00000000"):
+        graph.run([Ref("extractor")], store, Compute(), Observer())
+
+
+def test_the_record_of_a_stage_gives_back_its_key(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    """Lineage: the fields are all that the key is made of, inputs' keys included."""
+    from serkd.stages.key import compute_key
+
+    graph = build_graph()
+    for ref in graph.closure(TARGETS):
+        found = store.find(ref.stage, graph.key(ref))
+        assert found is not None
+        assert compute_key(found.info["fields"]) == graph.key(ref) == found.info["key"]
+        inputs = [graph.key(used) for used in graph.inputs(ref)]
+        assert found.info["fields"]["inputs"] == inputs
+        assert found.info["fold"] == (None if STAGES[ref.stage].fits == "none" else "1")
+        assert {"torch", "ray", "serkd"} <= found.info["versions"].keys()
+
+
+def _probe(graph: Graph, store: StageStore, ref: Ref, look: Callable[[Context], object]) -> object:
+    """Run `look` in the place of a stage's function."""
+    seen: list[object] = []
+    stages = {**graph.stages, ref.stage: replace(STAGES[ref.stage], run=lambda c: _note(c))}
+
+    def _note(context: Context) -> None:
+        seen.append(look(context))
+
+    _remove(graph, store, ref)
+    probed = Graph(stages, graph.experiment, graph.fold)
+    probed.run([ref], store, Compute(), Observer())
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    "dotted", ["teacher.stage2", "train.num_workers", "corpus.max_duration_s", "seedling", "stu"]
+)
+def test_a_context_refuses_a_key_that_its_stage_does_not_declare(
+    build_graph: BuildGraph, store: StageStore, dotted: str
+) -> None:
+    def look(context: Context) -> object:
+        with pytest.raises(KeyError, match=f"student reads {dotted}, which it does not declare"):
+            context.config(dotted)
+        return context.config("student.fit.lr"), context.config("seed")
+
+    graph = build_graph()
+    expected = (graph.experiment.student.fit.lr, graph.experiment.seed)
+    assert _probe(graph, store, STUDENT, look) == expected
+
+
+@pytest.mark.parametrize("ref", [FEATURES, Ref("extractor"), STUDENT], ids=str)
+def test_no_stage_can_read_a_test_label(
+    build_graph: BuildGraph, store: StageStore, ref: Ref
+) -> None:
+    """Neither through the sealed manifest nor around it."""
+
+    def look(context: Context) -> object:
+        for manifest in (context.fold.sealed, context.fold.manifest):
+            with pytest.raises(KeyError):
+                manifest.labels(context.fold.test)
+            assert not any(manifest.by_id[utt_id].emotion for utt_id in context.fold.test)
+        return len(context.fold.sealed.labels(context.fold.train))
+
+    graph = build_graph()
+    assert _probe(graph, store, ref, look) == len(graph.fold.train)
+
+
+def test_stage_functions_go_around_declared_keys_for_the_machine_only() -> None:
+    """`context.experiment` has every key; only `train`, which no key has, may be taken from it."""
+    for path in Path(serkd.stages.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        for node in ast.walk(tree):
+            is_whole = isinstance(node, ast.Attribute) and ast.unparse(node) == "context.experiment"
+            if is_whole:
+                parent = parents[node]
+                assert isinstance(parent, ast.Attribute), f"{path.name}:{node.lineno}"
+                assert parent.attr == "train", f"{path.name}:{node.lineno}"
+
+
+def test_wrong_layers_are_refused_all_at_once(build_graph: BuildGraph) -> None:
+    graph = build_graph({"units.layers": [3, 4], "backbone.frozen_layers": 3})
+    with pytest.raises(InputError, match=r"(?s)units\.layers.*at most 2.*frozen_layers.*at most 2"):
+        assert graph.backbone
+
+
+def test_input_that_can_never_work_leaves_no_work_folder(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    graph = build_graph({"units.num_clusters": [1_000_000]})
+    with pytest.raises(InputError, match=r"units\.num_clusters must be at most .* got 1000000"):
+        graph.run(TARGETS, store, Compute(), Observer())
+    assert not [path for path in (store.root / ".work").iterdir() if path.is_dir()]

@@ -1,0 +1,208 @@
+"""Content keys: they change with what a stage depends on, and with nothing else."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+import transformers
+from pydantic import BaseModel
+
+from serkd.config import Experiment
+from serkd.corpora.manifest import Manifest
+from serkd.features.backbone import TINY_HUBERT
+from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
+from serkd.stages.graph import Graph, Ref
+
+BuildGraph = Callable[..., Graph]
+TARGETS = [TEACHER_OUTPUTS, STUDENT]
+# see `build_graph`: these decide the fold, which has its own part in the keys
+NEVER_IN_A_KEY = ("train.", "protocol.", "corpus.manifest")
+SPECIAL: dict[str, object] = {
+    "protocol.name": "leave_one_speaker_out",
+    "protocol.folds": [["f00"], ["m01"], ["f02", "m03", "f04", "m05"]],
+    "corpus.manifest": "elsewhere.parquet",
+    "corpus.max_duration_s": 1.5,
+    "backbone.frozen_layers": 1,
+    "units.layers": [1, 2],
+    "units.num_clusters": [4, 16],
+    "student.kernel_frames": 7,
+}
+
+
+def _leaves(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf's dotted path and type."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _leaves(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind
+
+
+LEAVES = dict(_leaves(Experiment))
+
+
+def _get(section: object, dotted: str) -> Any:  # noqa: ANN401  a leaf
+    for name in dotted.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def _another(dotted: str, value: object) -> object:
+    """A different legal value of a leaf."""
+    if dotted in SPECIAL:
+        return SPECIAL[dotted]
+    kind = LEAVES[dotted]
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice != value)
+    if value is None:
+        return 3
+    assert isinstance(value, int | float), f"{dotted} needs a line in SPECIAL"
+    return value + 1 if isinstance(value, int) else value * 0.5 + 0.01
+
+
+@pytest.fixture(scope="module")
+def other_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A HuBERT of the same shape with other weights."""
+    folder = tmp_path_factory.mktemp("backbone")
+    torch.manual_seed(7)
+    transformers.HubertModel(transformers.HubertConfig(**TINY_HUBERT)).save_pretrained(folder)
+    return folder
+
+
+def _expected_to_change(before: Graph, after: Graph, leaf: str, ref: Ref) -> bool:
+    """Whether a stage or one of its ancestors declares a leaf, or now has other inputs."""
+    stage = STAGES[ref.stage]
+    declares = any(leaf == used or leaf.startswith(f"{used}.") for used in stage.uses)
+    if leaf == "backbone.name":
+        declares = stage.reads_backbone
+    inputs = stage.inputs(before.experiment, ref)
+    return (
+        declares
+        or list(inputs) != list(stage.inputs(after.experiment, ref))
+        or any(_expected_to_change(before, after, leaf, used) for used in inputs)
+    )
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_key_changes_with_a_leaf_exactly_where_it_is_declared(
+    build_graph: BuildGraph, other_backbone: Path, leaf: str
+) -> None:
+    before = build_graph()
+    value = _get(before.experiment, leaf)
+    changed = str(other_backbone) if leaf == "backbone.name" else _another(leaf, value)
+    after = build_graph({leaf: changed})
+    assert _get(after.experiment, leaf) != value
+    shared = set(before.closure(TARGETS)) & set(after.closure(TARGETS))
+    assert {ref.stage for ref in shared} == set(STAGES)
+    found = {ref for ref in shared if before.key(ref) != after.key(ref)}
+    expected = {ref for ref in shared if _expected_to_change(before, after, leaf, ref)}
+    assert found == expected
+    # apart from what decides the fold or the machine, a leaf that no key has would be a setting
+    # that is silently ignored
+    assert bool(found) != leaf.startswith(NEVER_IN_A_KEY)
+
+
+def test_a_leaf_deep_in_a_section_is_declared_by_its_section(build_graph: BuildGraph) -> None:
+    """The walk above must not agree with the code by never finding anything."""
+    before, after = build_graph(), build_graph({"teacher.stage2.fit.lr": 0.123})
+    changed = {ref.stage for ref in before.closure(TARGETS) if before.key(ref) != after.key(ref)}
+    assert changed == {"teacher", "teacher_outputs", "student"}
+
+
+def test_scales_have_keys_of_their_own(build_graph: BuildGraph) -> None:
+    graph = build_graph({"units.layers": [1, 2], "units.num_clusters": [4, 8]})
+    keys = [graph.key(ref) for ref in graph.closure(TARGETS)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_scale_is_shared_by_experiments_that_want_others_beside_it(
+    build_graph: BuildGraph,
+) -> None:
+    first, second = (build_graph({"units.num_clusters": ks}) for ks in ([4, 8], [8, 16]))
+    for stage in ("centroids", "units"):
+        assert first.key(Ref(stage, (2, 8))) == second.key(Ref(stage, (2, 8)))
+    assert first.key(Ref("teacher_units")) != second.key(Ref("teacher_units"))
+
+
+def test_without_distillation_the_student_does_not_depend_on_the_teacher(
+    build_graph: BuildGraph,
+) -> None:
+    changes = {"distill.alpha": 0.0, "curriculum.pacing": "none"}
+    plain, other = build_graph(changes), build_graph({**changes, "teacher.stage2.margin": 0.35})
+    assert [str(ref) for ref in plain.closure([STUDENT])] == ["logmel", "student"]
+    assert plain.key(STUDENT) == other.key(STUDENT)
+
+
+UNFITTED = {"features", "logmel"}
+
+
+def _changed_stages(before: Graph, after: Graph) -> set[str]:
+    refs = before.closure(TARGETS)
+    changed = {ref.stage for ref in refs if before.key(ref) != after.key(ref)}
+    same = {ref.stage for ref in refs if before.key(ref) == after.key(ref)}
+    assert not changed & same
+    return changed
+
+
+def test_another_fold_changes_what_is_fitted_and_shares_the_rest(build_graph: BuildGraph) -> None:
+    for fold in (1, 2):
+        changed = _changed_stages(build_graph(), build_graph(fold=fold))
+        assert changed == set(STAGES) - UNFITTED
+
+
+def _change(manifest: Manifest, which: str, **changes: str) -> Manifest:
+    rows = [replace(u, **changes) if u.utt_id == which else u for u in manifest.utterances]
+    return Manifest(tuple(sorted(rows, key=lambda u: u.utt_id)), manifest.class_names)
+
+
+def test_a_changed_training_label_changes_what_is_fitted(
+    build_graph: BuildGraph, manifest: Manifest
+) -> None:
+    before = build_graph()
+    utt_id = next(u for u in before.fold.train if "happy" in u)
+    after = build_graph(changed_manifest=_change(manifest, utt_id, emotion="sad"))
+    assert _changed_stages(before, after) == set(STAGES) - UNFITTED
+
+
+def test_a_changed_dev_label_changes_what_selects_on_dev_and_all_below(
+    build_graph: BuildGraph, manifest: Manifest
+) -> None:
+    before = build_graph()
+    utt_id = next(u for u in before.fold.dev if "happy" in u)
+    after = build_graph(changed_manifest=_change(manifest, utt_id, emotion="sad"))
+    assert _changed_stages(before, after) == set(STAGES) - UNFITTED
+
+
+def test_a_changed_test_label_changes_no_key(build_graph: BuildGraph, manifest: Manifest) -> None:
+    """Nothing before the final evaluation may depend on it."""
+    before = build_graph()
+    utt_id = next(u for u in before.fold.test if "happy" in u)
+    after = build_graph(changed_manifest=_change(manifest, utt_id, emotion="sad"))
+    assert _changed_stages(before, after) == set()
+
+
+def test_a_changed_training_id_changes_every_key(
+    build_graph: BuildGraph, manifest: Manifest
+) -> None:
+    """Frames are stored by id, so the frames' stages follow as well."""
+    before = build_graph()
+    utt_id = before.fold.train[0]
+    after = build_graph(changed_manifest=_change(manifest, utt_id, utt_id=f"{utt_id}x"))
+    assert _changed_stages(before, after) == set(STAGES)
+
+
+def test_changed_audio_changes_every_key(build_graph: BuildGraph, manifest: Manifest) -> None:
+    before = build_graph()
+    changed = _change(manifest, before.fold.test[0], sha256="0" * 64)
+    after = build_graph(changed_manifest=changed)
+    assert _changed_stages(before, after) == set(STAGES)
+
+
+def test_moved_audio_changes_no_key(build_graph: BuildGraph, manifest: Manifest) -> None:
+    rows = tuple(replace(u, path=f"/elsewhere/{u.utt_id}.wav") for u in manifest.utterances)
+    moved = Manifest(rows, manifest.class_names)
+    assert _changed_stages(build_graph(), build_graph(changed_manifest=moved)) == set()

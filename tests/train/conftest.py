@@ -1,0 +1,87 @@
+"""The frames, units and teacher outputs of one fold, and the four tasks that learn from them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serkd.config import Experiment, build_experiment
+from serkd.corpora.manifest import read_manifest
+from serkd.corpora.protocols import Fold, build_folds
+from serkd.events import Observer
+from serkd.features.backbone import Backbone
+from serkd.runtime import set_threads
+from serkd.stages.catalogue import FEATURES, LOGMEL, STAGES, STUDENT, TEACHER_OUTPUTS
+from serkd.stages.graph import Compute, Graph, Ref
+from serkd.stages.store import Artifact, StageStore
+from serkd.train.data import FoldData
+from serkd.train.loop import Task
+from serkd.train.student import StudentTask, read_teacher
+from serkd.train.teacher import EmotionTask, ExtractorTask, UnitsTask
+
+
+@dataclass(frozen=True)
+class Stored:
+    """All artifacts of the tiny experiment's first fold; `build_task` makes its tasks."""
+
+    experiment: Experiment
+    fold: Fold
+    backbone: Backbone
+    artifacts: Mapping[Ref, Artifact]
+
+    def data(self, ref: Ref, column: str) -> FoldData:
+        fold = self.fold
+        return FoldData(fold.sealed, fold.train, fold.dev, self.artifacts[ref].folder, column)
+
+    def build_task(self, name: str, changes: Mapping[str, Any] | None = None) -> Callable[[], Task]:
+        """A picklable task builder, with dotted config `changes`."""
+        settings = build_experiment(self.experiment.model_dump(mode="json"), changes or {})
+        seed, hidden = settings.seed, self.data(FEATURES, "layer_0")
+        if name == "student":
+            return partial(
+                StudentTask,
+                self.data(LOGMEL, "logmel"),
+                read_teacher(self.artifacts[TEACHER_OUTPUTS].folder),
+                settings.student,
+                settings.distill,
+                settings.curriculum,
+                settings.meta,
+                seed,
+                "cpu",
+            )
+        if name == "extractor":
+            gender_mode = settings.units.gender_mode
+            extractor = settings.extractor
+            return partial(
+                ExtractorTask, hidden, self.backbone, 0, extractor, gender_mode, seed, "cpu"
+            )
+        if name == "teacher_units":
+            scales = [ref for ref in self.artifacts if ref.stage == "units"]
+            return partial(
+                UnitsTask,
+                hidden,
+                [self.artifacts[ref].folder for ref in scales],
+                [ref.scale[1] for ref in scales if ref.scale is not None],
+                self.backbone,
+                0,
+                settings.teacher.stage1,
+                seed,
+                "cpu",
+            )
+        assert name == "teacher"
+        stage2 = settings.teacher.stage2
+        return partial(EmotionTask, hidden, self.backbone, 0, None, stage2, seed, "cpu")
+
+
+@pytest.fixture(scope="session")
+def stored(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    set_threads(1)
+    manifest = read_manifest(Path(tiny.corpus.manifest))
+    fold = build_folds(tiny.protocol, manifest, tiny.seed)[0]
+    graph = Graph(STAGES, tiny, fold)
+    store = StageStore(tmp_path_factory.mktemp("stored"))
+    artifacts, _ = graph.run([TEACHER_OUTPUTS, STUDENT], store, Compute(), Observer())
+    return Stored(tiny, fold, graph.backbone, artifacts)

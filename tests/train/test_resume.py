@@ -1,0 +1,124 @@
+"""A training that dies and goes on equals one that never died, bit for bit."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import torch
+
+from serkd.events import Observer
+from serkd.train.checkpoint import FolderCheckpoints, TrainState
+from serkd.train.loop import Task, Trained, run_loop
+
+# whatever draws random numbers is on, and three epochs leave one to lose and one to resume from
+RANDOM: dict[str, dict[str, Any]] = {
+    "extractor": {"extractor.fit.epochs": 3, "extractor.pooling": "attention"},
+    "teacher_units": {"teacher.stage1.fit.epochs": 3},
+    "teacher": {
+        "teacher.stage2.fit.epochs": 3,
+        "teacher.stage2.dropout": 0.3,
+        "teacher.stage2.mask_start_share": 0.05,
+    },
+    "student": {
+        "student.fit.epochs": 3,
+        "student.dropout": 0.3,
+        "curriculum.pacing": "root",
+        "distill.supcon_weight": 0.3,
+    },
+    "meta-taught student": {
+        "student.fit.epochs": 3,
+        "student.dropout": 0.3,
+        "meta.order": "second",
+        "meta.teacher_lr": 0.1,
+    },
+}
+
+
+class _KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+class _DyingCheckpoints(FolderCheckpoints):
+    """Dies at an epoch's end, just before or just after its state is kept."""
+
+    def __init__(self, folder: Path, epoch: int, *, is_kept: bool) -> None:
+        super().__init__(folder)
+        self.epoch, self.is_kept = epoch, is_kept
+
+    def save(self, state: TrainState | None, record: Mapping[str, Any]) -> None:
+        if record["epoch"] < self.epoch or self.is_kept:
+            super().save(state, record)
+        if record["epoch"] == self.epoch:
+            raise _KilledError
+
+
+class Builder(Protocol):
+    """The part of the `stored` fixture that is used here."""
+
+    def build_task(self, name: str, changes: Mapping[str, Any]) -> Callable[[], Task]: ...
+
+
+class _Epochs(Observer):
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
+        self.heard.append(record["epoch"])
+
+
+def _without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def _assert_same(found: Trained, expected: Trained) -> None:
+    assert _without_seconds(found.history) == _without_seconds(expected.history)
+    assert found.weights.keys() == expected.weights.keys()
+    for name, weight in expected.weights.items():
+        assert torch.equal(found.weights[name], weight), name
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["after saving", "before saving"])
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    stored: Builder, tmp_path: Path, name: str, is_kept: bool
+) -> None:
+    build = stored.build_task(name.split()[-1], RANDOM[name])
+    expected = run_loop(build(), FolderCheckpoints(tmp_path / "whole"), Observer())
+    folder = tmp_path / "killed"
+    with pytest.raises(_KilledError):
+        run_loop(build(), _DyingCheckpoints(folder, 2, is_kept=is_kept), Observer())
+    torch.manual_seed(123)  # the next process starts with other random numbers
+    epochs = _Epochs()
+    found = run_loop(build(), FolderCheckpoints(folder), epochs)
+    _assert_same(found, expected)
+    assert epochs.heard == [1, 2, 3]  # a watcher hears of the epochs before the crash as well
+
+
+def test_training_twice_gives_the_same_bits(stored: Builder, tmp_path: Path) -> None:
+    build = stored.build_task("student", RANDOM["student"])
+    first, second = (run_loop(build(), FolderCheckpoints(tmp_path / n), Observer()) for n in "ab")
+    _assert_same(second, first)
+
+
+def test_a_finished_training_is_read_and_not_trained_again(stored: Builder, tmp_path: Path) -> None:
+    build = stored.build_task("student", RANDOM["student"])
+    checkpoints = FolderCheckpoints(tmp_path)
+    expected = run_loop(build(), checkpoints, Observer())
+    with torch.no_grad():
+        task = build()
+        for parameter in task.model.parameters():
+            parameter.fill_(float("nan"))  # any step from here would raise
+    _assert_same(run_loop(task, checkpoints, Observer()), expected)
+
+
+def test_a_half_written_state_is_passed_over(stored: Builder, tmp_path: Path) -> None:
+    """A process that dies while it writes leaves the state before."""
+    build = stored.build_task("student", RANDOM["student"])
+    expected = run_loop(build(), FolderCheckpoints(tmp_path / "whole"), Observer())
+    folder = tmp_path / "killed"
+    with pytest.raises(_KilledError):
+        run_loop(build(), _DyingCheckpoints(folder, 2, is_kept=True), Observer())
+    (folder / "writing").mkdir()
+    (folder / "writing" / "state.safetensors").write_bytes(b"half")
+    _assert_same(run_loop(build(), FolderCheckpoints(folder), Observer()), expected)

@@ -1,0 +1,144 @@
+"""What each task counts in its loss, and which utterances it uses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+
+from serkd.corpora.manifest import Manifest
+from serkd.train.data import FoldData
+from serkd.train.loop import Step, Task
+from serkd.train.student import StudentTask
+from serkd.train.teacher import ExtractorTask
+from serkd.train.workers import Workers
+
+
+class Builder(Protocol):
+    """The part of the `stored` fixture that is used here."""
+
+    def build_task(
+        self, name: str, changes: Mapping[str, Any] | None = None
+    ) -> Callable[[], Task]: ...
+
+
+def _step(size: int) -> Step:
+    return Step(Workers(), 0, size)
+
+
+def _forget_genders(data: FoldData, unknown: set[str]) -> FoldData:
+    rows = tuple(
+        replace(u, gender="unknown") if u.utt_id in unknown else u for u in data.manifest.utterances
+    )
+    return replace(data, manifest=Manifest(rows, data.manifest.class_names))
+
+
+def _extractor(stored: Builder, num_unknown: int) -> ExtractorTask:
+    build = stored.build_task("extractor")
+    assert isinstance(build, partial)
+    data, *others = build.args
+    data = _forget_genders(data, set(data.train_ids[:num_unknown]))
+    return ExtractorTask(data, *others)
+
+
+def test_an_unknown_gender_adds_nothing_to_the_extractors_loss(stored: Builder) -> None:
+    """As if those utterances were not in the gender loss's batch, and with the same gradient."""
+    mixed, reference = _extractor(stored, 3), _extractor(stored, 0)
+    index = np.arange(8)
+    found = mixed.terms(index, _step(8))["gender"]
+    known = reference.terms(index[3:], _step(5))["gender"]
+    assert found.count == known.count == 5
+    torch.testing.assert_close(found.total, known.total)
+    for task, term in ((mixed, found), (reference, known)):
+        term.total.backward()
+        assert isinstance(task, ExtractorTask)
+    pairs = zip(mixed.model.parameters(), reference.model.parameters(), strict=True)
+    for ours, expected in pairs:
+        assert (ours.grad is None) == (expected.grad is None)
+        if ours.grad is not None and expected.grad is not None:
+            torch.testing.assert_close(ours.grad, expected.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_of_unknown_genders_leaves_emotion_alone_to_be_learned(stored: Builder) -> None:
+    task = _extractor(stored, 8)
+    terms = task.terms(np.arange(8), _step(8))
+    assert (terms["gender"].total.item(), terms["gender"].count) == (0.0, 0.0)
+    assert terms["emotion"].count == 8
+    assert terms["emotion"].total.item() > 0
+
+
+def test_the_extractor_weighs_its_tasks_and_drops_gender_when_asked(stored: Builder) -> None:
+    weights = {}
+    for mode in ("mtl", "none"):
+        changes = {"units.gender_mode": mode, "extractor.emotion_weight": 0.7}
+        terms = stored.build_task("extractor", changes)().terms(np.arange(4), _step(4))
+        weights[mode] = {name: term.weight for name, term in terms.items()}
+    assert weights["mtl"] == pytest.approx({"emotion": 0.7, "gender": 0.3})
+    assert weights["none"] == {"emotion": 1.0}
+
+
+def test_stage_1_counts_masked_frames_or_all_valid_ones(stored: Builder) -> None:
+    index = np.arange(6)
+    for frames in ("masked", "all"):
+        task = stored.build_task("teacher_units", {"teacher.stage1.frames": frames})()
+        terms = task.terms(index, _step(6))
+        num_valid = int(task.lengths[index].sum())
+        assert set(terms) == {"units_0", "units_1"}
+        for term in terms.values():
+            assert term.count == num_valid if frames == "all" else 0 < term.count < num_valid
+
+
+def _student(stored: Builder, **changes: object) -> StudentTask:
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    task = stored.build_task("student", dotted)()
+    assert isinstance(task, StudentTask)
+    return task
+
+
+@pytest.mark.parametrize("control", ["curriculum", "anti", "random"])
+@pytest.mark.parametrize("order", ["off", "second"])
+def test_a_curriculum_shows_every_class_from_the_first_epoch(
+    stored: Builder, control: str, order: str
+) -> None:
+    """Also while some speakers are kept aside for the quiz."""
+    task = _student(
+        stored,
+        curriculum__pacing="linear",
+        curriculum__control=control,
+        curriculum__start_share=0.1,
+        meta__order=order,
+    )
+    for epoch in range(task.fit.epochs):
+        active = task.active(epoch)
+        assert set(task.data.labels[active]) == set(range(task.data.num_classes))
+
+
+def test_the_quiz_is_never_trained_on_and_shares_no_speaker_with_training(
+    stored: Builder,
+) -> None:
+    task = _student(stored, meta__order="second")
+    speakers = np.array([task.data.manifest.by_id[u].speaker_id for u in task.data.train_ids])
+    trained = np.concatenate([task.active(epoch) for epoch in range(task.fit.epochs)])
+    assert task.quiz.any()
+    assert not task.quiz[trained].any()
+    assert not set(speakers[task.quiz]) & set(speakers[trained])
+
+
+def test_the_students_statistics_are_those_of_the_training_frames_only(stored: Builder) -> None:
+    task = _student(stored)
+    frames = task.data.frames
+    values = np.concatenate([frames[i] for i in range(len(task.data.train_ids))])
+    found = task.model.standardise
+    np.testing.assert_allclose(found.mean, values.astype(np.float64).mean(axis=0), atol=1e-4)
+    deviation = values.astype(np.float64).std(axis=0)
+    np.testing.assert_allclose(found.deviation, deviation, rtol=1e-3, atol=1e-3)
+
+
+def test_training_data_holds_no_test_utterance_and_no_test_label(stored: Builder) -> None:
+    data = _student(stored).data
+    with_label = {u.utt_id for u in data.manifest.utterances if u.emotion}
+    assert with_label == set(data.train_ids) | set(data.dev_ids)
+    assert set(data.frames.utt_ids) == with_label
