@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,37 +14,69 @@ import pytest
 import soundfile
 import transformers
 
-from serkd.corpora.manifest import Manifest, read_manifest, write_manifest
+from serkd.cli import main
+from serkd.corpora.manifest import Manifest, write_manifest
 
 _HEAVY = {"torch", "ray", "transformers", "sklearn", "faiss", "pyarrow", "numpy"}
 
 
-def _serkd(
-    *arguments: object, cwd: Path, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def _serkd(*arguments: object, cwd: Path) -> Done:
+    """A command as a user gives it."""
+    done = subprocess.run(
         [sys.executable, "-m", "serkd", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
-def _refusal(*arguments: object, cwd: Path) -> str:
-    """The message of a refused command, without its "error: "."""
-    done = _serkd(*arguments, cwd=cwd)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = done.stderr.splitlines()
-    starts = [line for line in errors if line.startswith("error: ")]
-    assert len(starts) == 1, done.stderr
-    # nothing beside it: what came before would be read first
-    assert errors[0] == starts[0], done.stderr
-    assert done.stdout == ""
-    return done.stderr.removeprefix("error: ")
+class Here:
+    """Commands in this process, for the many cases that need no interpreter of their own."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+    ) -> None:
+        monkeypatch.chdir(folder)
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> Done:
+        self.monkeypatch.setattr(sys, "argv", ["serkd", *map(str, arguments)])
+        self.capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *self.capsys.readouterr())
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Here:
+    return Here(monkeypatch, capsys, tmp_path)
+
+
+def _message(done: Done) -> str:
+    """What a refused command says, without its "error: "."""
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.err
+    assert sum(line.startswith("error: ") for line in done.err.splitlines()) == 1, done.err
+    assert done.out == ""
+    return done.err.partition("error: ")[2]
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -67,19 +99,37 @@ def _write_table(path: Path, speakers: int, emotions: int, count: int = 8) -> No
     ("arguments", "message"),
     [
         (("prepare", "ravdess", "nowhere"), "nowhere: must be the folder of RAVDESS"),
+        (("run", "nowhere.yaml"), "nowhere.yaml: must be a YAML file, but there is none"),
+    ],
+)
+def test_a_missing_corpus_or_recipe(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in _message(_serkd(*arguments, cwd=tmp_path))
+    assert _files(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (("prepare", "table", "nowhere.csv"), "nowhere.csv: must be a table of utterances"),
         (("prepare", "table", "t.csv", "--column", "speaker"), "--column must look like name="),
-        (("run", "nowhere.yaml"), "nowhere.yaml: must be a YAML file, but there is none"),
         (("config", "nowhere.yaml"), "nowhere.yaml: must be a YAML file, but there is none"),
         (("sweep", "nowhere.yaml"), "nowhere.yaml: must be a YAML file, but there is none"),
-        (("config", "--set", "seed=1"), "--set"),
+        (("sweep", "nowhere.yaml", "--set", "seed"), "--set must look like"),
     ],
 )
 def test_missing_and_malformed_arguments(
-    tmp_path: Path, arguments: tuple[str, ...], message: str
+    tmp_path: Path, here: Here, arguments: tuple[str, ...], message: str
 ) -> None:
-    assert message in _refusal(*arguments, cwd=tmp_path)
+    assert message in _message(here(*arguments))
     assert _files(tmp_path) == {}
+
+
+def test_settings_without_a_recipe_are_not_ignored(here: Here) -> None:
+    done = here("config", "--set", "student.fit.lr=1e-4")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["student"]["fit"]["lr"] == 1e-4
 
 
 def test_unreadable_audio_is_listed_and_no_manifest_is_written(tmp_path: Path) -> None:
@@ -90,43 +140,42 @@ def test_unreadable_audio_is_listed_and_no_manifest_is_written(tmp_path: Path) -
     bad[1].write_text("no audio")
     bad[2].unlink()
     before = _files(tmp_path)
-    message = _refusal("prepare", "table", "table.csv", "--out", "out/m.parquet", cwd=tmp_path)
+    done = _serkd("prepare", "table", "table.csv", "--out", "out/m.parquet", cwd=tmp_path)
+    message = _message(done)
     named = {name for name in (f"u{i}.wav" for i in range(8)) if name in message}
     assert named == {path.name for path in bad}
     assert "--on-bad exclude" in message
     assert _files(tmp_path) == before
 
 
-def test_an_older_manifest_survives_a_refusal(tmp_path: Path) -> None:
+def test_an_older_manifest_survives_a_refusal(tmp_path: Path, here: Here) -> None:
     _write_audio(tmp_path / "audio")
     _write_table(tmp_path / "table.csv", speakers=4, emotions=2)
-    done = _serkd("prepare", "table", "table.csv", "--out", "m.parquet", "-q", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = here("prepare", "table", "table.csv", "--out", "m.parquet", "-q")
+    assert done.code == 0, done.err
     (tmp_path / "audio" / "u3.wav").unlink()
     before = _files(tmp_path)
-    _refusal("prepare", "table", "table.csv", "--out", "m.parquet", cwd=tmp_path)
+    _message(here("prepare", "table", "table.csv", "--out", "m.parquet"))
     assert _files(tmp_path) == before
 
 
-def test_excluding_bad_audio_names_it_and_goes_on(tmp_path: Path) -> None:
+def test_excluding_bad_audio_names_it_and_goes_on(tmp_path: Path, here: Here) -> None:
     _write_audio(tmp_path / "audio")
     _write_table(tmp_path / "table.csv", speakers=4, emotions=2)
     (tmp_path / "audio" / "u3.wav").write_text("no audio")
-    done = _serkd(
-        "prepare", "table", "table.csv", "--out", "m.parquet", "--on-bad", "exclude", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    excluded = [line for line in done.stderr.splitlines() if line.startswith("excluded: ")]
+    done = here("prepare", "table", "table.csv", "--out", "m.parquet", "--on-bad", "exclude")
+    assert done.code == 0, done.err
+    excluded = [line for line in done.err.splitlines() if line.startswith("excluded: ")]
     assert len(excluded) == 1
     assert "u3.wav: must be readable audio" in excluded[0]
-    assert "7 utterances" in done.stdout
-    assert "1 excluded" in done.stdout
+    assert "7 utterances" in done.out
+    assert "1 excluded" in done.out
     assert pq.read_table(tmp_path / "m.parquet").num_rows == 7
 
 
-def test_all_problems_of_a_table_are_one_error(tmp_path: Path) -> None:
+def test_all_problems_of_a_table_are_one_error(tmp_path: Path, here: Here) -> None:
     (tmp_path / "t.csv").write_text("path,who,sex\na.wav,1,f\n")
-    message = _refusal("prepare", "table", "t.csv", "--column", "gendre=sex", cwd=tmp_path)
+    message = _message(here("prepare", "table", "t.csv", "--column", "gendre=sex"))
     for part in ("'speaker_id'", "'emotion'", "got 'gendre'"):
         assert part in message
 
@@ -156,15 +205,14 @@ def test_a_corpus_of_one_speaker_or_one_class(
     write_manifest(Manifest(kept, manifest.class_names), tmp_path / "small.parquet")
     recipe = _write_recipe(tmp_path, tmp_path / "small.parquet")
     before = _files(tmp_path)
-    assert message in _refusal("run", recipe, "--storage", "out", cwd=tmp_path)
+    assert message in _message(_serkd("run", recipe, "--storage", "out", cwd=tmp_path))
     assert _files(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", ["run", "config"])
-def test_a_wrong_key_names_the_nearest(tmp_path: Path, command: str) -> None:
+def test_a_wrong_key_names_the_nearest(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("student: {widht: 3}\nteacher: {stage2: {scale: -1}}\n")
-    message = _refusal(command, recipe, cwd=tmp_path)
+    message = _message(_serkd("run", recipe, cwd=tmp_path))
     assert "recipe.yaml: student.widht: unknown key; did you mean 'width'?" in message
     assert "recipe.yaml: teacher.stage2.scale: must be greater than 0, got -1" in message
     assert list(_files(tmp_path)) == ["recipe.yaml"]
@@ -173,7 +221,7 @@ def test_a_wrong_key_names_the_nearest(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--fold", "99"), "--fold must be one of 1, 2, 3 or all, got '99'"),
+        (("--fold", "0"), "--fold must be one of 1, 2, 3 or all, got '0'"),
         (("--set", "units.layers=[2,3]"), "units.layers must be at most 2 for tiny-hubert"),
         (("--set", "protocol.num_folds=7"), "protocol.num_folds must be at most"),
         (("--set", "protocol.folds=[[a],[b],[c]]"), "protocol.folds must list"),
@@ -185,21 +233,26 @@ def test_a_wrong_key_names_the_nearest(tmp_path: Path, command: str) -> None:
     ],
 )
 def test_runs_that_cannot_start_leave_nothing(
-    tmp_path: Path, tiny_recipe: Path, arguments: tuple[str, ...], message: str
+    tmp_path: Path, here: Here, tiny_recipe: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_bytes(tiny_recipe.read_bytes())
     before = _files(tmp_path)
-    assert message in _refusal("run", "recipe.yaml", *arguments, cwd=tmp_path)
+    assert message in _message(here("run", "recipe.yaml", *arguments))
     assert _files(tmp_path) == before
+
+
+def test_a_fold_that_does_not_exist_leaves_nothing(tmp_path: Path, tiny_recipe: Path) -> None:
+    message = _message(_serkd("run", tiny_recipe, "--fold", "99", cwd=tmp_path))
+    assert "--fold must be one of 1, 2, 3 or all, got '99'" in message
+    assert _files(tmp_path) == {}
 
 
 def test_a_backbone_without_weights_leaves_nothing(tmp_path: Path, tiny_recipe: Path) -> None:
     folder = tmp_path / "model"
     transformers.HubertConfig(num_hidden_layers=2).save_pretrained(folder)
     before = _files(tmp_path)
-    message = _refusal(
-        "run", tiny_recipe, "--set", f"backbone.name={folder}", "--storage", "out", cwd=tmp_path
-    )
+    setting = f"backbone.name={folder}"
+    message = _message(_serkd("run", tiny_recipe, "--set", setting, cwd=tmp_path))
     assert f"backbone.name: the folder {folder} must hold *.safetensors weights" in message
     assert _files(tmp_path) == before
 
@@ -217,38 +270,28 @@ def _assert_whole(storage: Path) -> None:
 
 
 def test_more_clusters_than_frames_are_refused_and_what_is_done_stays_whole(
-    tmp_path: Path, tiny_recipe: Path, manifest: Manifest
+    tmp_path: Path, tiny_recipe: Path
 ) -> None:
-    message = _refusal(
-        "run", tiny_recipe, "--set", "units.num_clusters=[1000000]", "--storage", "out", "-q",
-        cwd=tmp_path,
-    )  # fmt: skip
+    setting = "units.num_clusters=[1000000]"
+    done = _serkd("run", tiny_recipe, "--set", setting, "--storage", "out", cwd=tmp_path)
+    assert done.out.count("computed in") == 3  # features, extractor, hidden
+    message = _message(replace(done, out=""))
     assert "units.num_clusters must be at most the number of training frames = " in message
     assert message.rstrip().endswith("got 1000000")
     _assert_whole(tmp_path / "out")
 
 
 def test_audio_that_changed_since_prepare_is_refused_by_name(
-    tmp_path: Path, tiny_recipe: Path, manifest_path: Path
+    tmp_path: Path, here: Here, tiny_recipe: Path, manifest: Manifest, ray_cluster: None
 ) -> None:
-    rows = read_manifest(manifest_path)
-    changed = tmp_path / "changed.flac"
-    pcm, rate = soundfile.read(rows.utterances[5].path, dtype="int16")
-    soundfile.write(changed, pcm[:-1], rate)
-    table = pq.read_table(manifest_path).to_pydict()
-    table["path"] = [str(manifest_path.parent / path) for path in table["path"]]
-    table["path"][table["utt_id"].index(rows.utterances[5].utt_id)] = str(changed)
-    pq.write_table(
-        pq.read_schema(manifest_path).empty_table().from_pydict(
-            table, schema=pq.read_schema(manifest_path)
-        ),
-        tmp_path / "m.parquet",
-    )
-    message = _refusal(
-        "run", tiny_recipe, "--set", "corpus.manifest=m.parquet", "--storage", "out", "-q",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert "changed.flac: must be the audio that the manifest describes" in message
+    first, *others = manifest.utterances
+    pcm, rate = soundfile.read(first.path, dtype="int16")
+    soundfile.write(tmp_path / "changed.flac", pcm[:-1], rate)
+    rows = (replace(first, path=str(tmp_path / "changed.flac")), *others)
+    write_manifest(Manifest(rows, manifest.class_names), tmp_path / "m.parquet")
+    setting = "corpus.manifest=m.parquet"
+    done = here("run", tiny_recipe, "--set", setting, "--storage", "out", "-q")
+    assert "changed.flac: must be the audio that the manifest describes" in _message(done)
     _assert_whole(tmp_path / "out")
 
 
@@ -268,11 +311,9 @@ def _imported(*command: str) -> set[str]:
 
 def test_help_imports_nothing_heavy() -> None:
     script = Path(sys.executable).with_name("serkd")
-    commands = [[sys.executable, "-m", "serkd", "--help"], [sys.executable, "-m", "serkd"]]
-    if script.is_file():
-        commands.append([str(script), "--help"])
-    for command in commands[:1] + commands[2:]:
-        found = _imported(*command)
+    commands = [[sys.executable, "-m", "serkd"], *([[str(script)]] if script.is_file() else [])]
+    for command in commands:
+        found = _imported(*command, "--help")
         assert "typer" in found  # or the report was not understood
         assert found & _HEAVY == set()
 
@@ -280,7 +321,5 @@ def test_help_imports_nothing_heavy() -> None:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     assert all(importlib.util.find_spec(name) for name in _HEAVY)
     code = "import serkd, sys; print(*(m.partition('.')[0] for m in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & _HEAVY == set()

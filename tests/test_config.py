@@ -80,7 +80,11 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, dotted: str, nu
         ("studnet: {width: 3}", "studnet", "student"),
         ("student: {widht: 3}", "student.widht", "width"),
         ("student: {fit: {epoch: 3}}", "student.fit.epoch", "epochs"),
-        ("teacher: {stage2: {fit: {backbone_l: 1}}}", "teacher.stage2.fit.backbone_l", "backbone_lr"),
+        (
+            "teacher: {stage2: {fit: {backbone_l: 1}}}",
+            "teacher.stage2.fit.backbone_l",
+            "backbone_lr",
+        ),
         ("units: {num_cluster: [4]}", "units.num_cluster", "num_clusters"),
     ],
 )
@@ -328,5 +332,3 @@ def test_the_json_schema_refuses_what_the_models_refuse(data: dict[str, Any]) ->
     assert not validator.is_valid(data)
     with pytest.raises(InputError):
         build_experiment(data, {})
-
-

@@ -55,6 +55,29 @@ def test_level_is_the_same_in_every_format(
     _assert_is_sine(read_audio(path).waveform, tolerance)
 
 
+def test_loud_lossy_audio_does_not_wrap_around(tmp_path: Path) -> None:
+    # a codec overshoots full scale, where integers turn to their other end
+    path = tmp_path / "loud.ogg"
+    soundfile.write(path, np.sign(_sine(SAMPLE_RATE_HZ, 1.0)), SAMPLE_RATE_HZ)
+    decoded = soundfile.read(path)[0]
+    assert np.abs(decoded).max() > 1.1
+    gap = np.clip(read_audio(path).waveform, -1.0, 1.0) - np.clip(decoded, -1.0, 1.0)
+    assert np.abs(gap).max() < 1e-4
+
+
+def test_a_streamed_wav_that_does_not_know_its_length_is_whole(tmp_path: Path) -> None:
+    # what recorders and converters write into a pipe: sizes of 2^32 - 1
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, _sine(SAMPLE_RATE_HZ, 1.0), SAMPLE_RATE_HZ, subtype="PCM_16")
+    whole = read_audio(path)
+    content = bytearray(path.read_bytes())
+    for position in (4, content.index(b"data") + 4):
+        content[position : position + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    piped = read_audio(path)
+    assert (piped.num_samples, piped.sha256) == (whole.num_samples, whole.sha256)
+
+
 def test_stereo_is_averaged_before_resampling(tmp_path: Path) -> None:
     rate = 48_000
     left, right = _sine(rate, 1.0), np.zeros(rate)

@@ -43,7 +43,8 @@ class _Lesson:
     def quiz_after_pilot(self) -> float:
         gradient = torch.autograd.grad(self.loss(self.parameters), [*self.parameters.values()])
         pairs = zip(self.parameters.items(), gradient, strict=True)
-        return float(self.quiz({name: value - PILOT_LR * part for (name, value), part in pairs}))
+        pilot = {name: value - PILOT_LR * part for (name, value), part in pairs}
+        return self.quiz(pilot).item()
 
 
 def _numeric_gradient(lesson: _Lesson, step: float = 1e-5) -> Tensor:

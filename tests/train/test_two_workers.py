@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pytest
-import torch
 
 from serkd import config
 from serkd.errors import InputError
 from serkd.events import Observer
-from serkd.train.loop import Task, train
+from serkd.train.loop import Task, Trained, train
+from serkd.train.outputs import forward_pair, predict
+from serkd.train.student import StudentTask
+from serkd.train.teacher import EmotionTask
 
 # the workers draw different random numbers, so nothing may be random; batches of 7 and 9 leave
 # the workers with unequal shares
@@ -39,6 +42,19 @@ class Builder(Protocol):
     def build_task(self, name: str, changes: Mapping[str, Any]) -> Callable[[], Task]: ...
 
 
+def _logits(task: Task, trained: Trained) -> np.ndarray:
+    """What the returned weights say of all utterances.
+
+    Not the weights themselves: some have no influence, such as a bias in front of a softmax or of
+    a normalisation, so that their gradient is rounding, which Adam scales up.
+    """
+    assert isinstance(task, StudentTask | EmotionTask)
+    task.model.load_state_dict(trained.weights)
+    task.model.eval()
+    frames = task.data.frames
+    return predict(forward_pair(task.model), frames, np.arange(len(frames)), task.device)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAME)
 def test_two_workers_learn_what_one_learns(
@@ -54,10 +70,8 @@ def test_two_workers_learn_what_one_learns(
         assert found.keys() == expected.keys()
         for key in found.keys() - {"seconds"}:
             assert found[key] == pytest.approx(expected[key], abs=1e-4), key
-    for key, weight in one.weights.items():
-        if key == "pooling.score.2.bias":
-            continue  # softmax ignores it: its gradient is rounding, scaled up by Adam
-        torch.testing.assert_close(two.weights[key], weight, atol=1e-4, rtol=1e-3)
+    logits = [_logits(build(), trained) for trained in (one, two)]
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-3)
 
 
 def test_more_workers_than_cpus_are_refused(
