@@ -42,6 +42,12 @@ def start_ray(num_cpus: int | None = None) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
+def cluster_actors() -> tuple[int, float]:
+    """How many extraction or clustering actors the whole cluster takes, and the GPUs of each."""
+    cluster = ray.cluster_resources()
+    return max(1, int(cluster.get("CPU", 1))), 1.0 if cluster.get("GPU", 0) else 0.0
+
+
 def set_threads(num_threads: int) -> None:
     """Threads of torch and FAISS in this process."""
     import faiss

@@ -78,15 +78,8 @@ def _start_compute(experiment: Experiment, graphs: Sequence[Graph], store: Stage
     targets = [TEACHER_OUTPUTS, STUDENT]
     if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in targets):
         return Compute(device=device)
-    import ray
-
     runtime.start_ray()
-    cluster = ray.cluster_resources()
-    return Compute(
-        num_actors=max(1, int(cluster.get("CPU", 1))),
-        num_gpus=1.0 if cluster.get("GPU", 0) else 0.0,
-        device=device,
-    )
+    return Compute(*runtime.cluster_actors(), device=device)
 
 
 def _run_fold(

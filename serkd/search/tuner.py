@@ -125,12 +125,8 @@ def _prepare_shared(sweep: Sweep, fold: Fold, store: StageStore, observer: Obser
     """Compute the stages that no searched key touches once, with the whole machine."""
     graph = Graph(STAGES, sweep.base, fold)
     shared = [ref for ref in graph.closure([STUDENT]) if not _is_touched(graph, ref, sweep.space)]
-    cluster = ray.cluster_resources()
-    compute = Compute(
-        num_actors=max(1, int(cluster.get("CPU", 1))),
-        num_gpus=1.0 if cluster.get("GPU", 0) else 0.0,
-        device=runtime.choose_device(sweep.base.train.device),
-    )
+    device = runtime.choose_device(sweep.base.train.device)
+    compute = Compute(*runtime.cluster_actors(), device=device)
     try:
         graph.run(shared, store, compute, observer)
     finally:
