@@ -49,7 +49,7 @@ def run_experiment(
     store = StageStore(storage)
     graphs = [Graph(STAGES, experiment, fold) for fold in folds]
     for graph in graphs:
-        assert graph.backbone  # a wrong layer is refused before any work
+        graph.check()
     compute = _start_compute(experiment, graphs, store)
     found: dict[str, Any] = {}
     try:

@@ -83,6 +83,7 @@ def run_trial(params: Mapping[str, Any], spec: TrialSpec) -> None:
     folds = build_folds(experiment.protocol, manifest, experiment.seed)
     (fold,) = select_folds(folds, spec.fold)
     graph = Graph(STAGES, experiment, fold)
+    graph.check()
     reporter = TuneReporter(len(graph.closure([STUDENT])), experiment.student.fit.epochs)
     watcher = spec.watch(tune.get_context().get_trial_id())
     compute = Compute(device=runtime.choose_device(experiment.train.device))

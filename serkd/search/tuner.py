@@ -124,6 +124,7 @@ def _max_concurrent(sweep: Sweep) -> int:
 def _prepare_shared(sweep: Sweep, fold: Fold, store: StageStore, observer: Observer) -> None:
     """Compute the stages that no searched key touches once, with the whole machine."""
     graph = Graph(STAGES, sweep.base, fold)
+    graph.check()
     shared = [ref for ref in graph.closure([STUDENT]) if not _is_touched(graph, ref, sweep.space)]
     device = runtime.choose_device(sweep.base.train.device)
     compute = Compute(*runtime.cluster_actors(), device=device)

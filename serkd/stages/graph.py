@@ -133,22 +133,38 @@ class Graph:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """Resolved once; checks that the asked layers exist."""
-        backbone = find_backbone(self.experiment.backbone.name)
-        limit = backbone.num_layers
+        """Resolved once."""
+        return find_backbone(self.experiment.backbone.name)
+
+    def check(self) -> None:
+        """Refuse what cannot work before any work is done.
+
+        Raises:
+            InputError: no such backbone or layer, or more clusters than training frames.
+        """
+        name, limit = self.backbone.name, self.backbone.num_layers
+        frozen, frames = self.experiment.backbone.frozen_layers, self._most_train_frames()
         above = [layer for layer in self.experiment.units.layers if layer > limit]
+        too_many = [count for count in self.experiment.units.num_clusters if count > frames]
         problems = []
         if above:
+            problems.append(f"units.layers must be at most {limit} for {name}, got {above}")
+        if frozen > limit:
             problems.append(
-                f"units.layers must be at most {limit} for {backbone.name}, got {above}"
+                f"backbone.frozen_layers must be at most {limit} for {name}, got {frozen}"
             )
-        if self.experiment.backbone.frozen_layers > limit:
+        if too_many:
             problems.append(
-                f"backbone.frozen_layers must be at most {limit} for {backbone.name}, "
-                f"got {self.experiment.backbone.frozen_layers}"
+                f"units.num_clusters must be at most the number of training frames, about {frames} "
+                f"in fold {self.fold.name}, got {too_many}"
             )
         refuse(problems)
-        return backbone
+
+    def _most_train_frames(self) -> int:
+        """An upper bound: no encoder makes more than one frame every 20 ms."""
+        longest = self.experiment.corpus.max_duration_s
+        train = (self.fold.manifest.by_id[utt_id] for utt_id in self.fold.train)
+        return int(50 * sum(min(utterance.duration_s, longest) for utterance in train))
 
     def inputs(self, ref: Ref) -> Sequence[Ref]:
         """The stages whose artifacts a stage reads."""
