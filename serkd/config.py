@@ -62,6 +62,14 @@ class BackboneFit(Fit):
     backbone_lr: PositiveFloat = Field(5e-5, description="peak learning rate of the suffix")
 
 
+class Stage1Fit(BackboneFit):
+    backbone_lr: PositiveFloat = Field(1e-4, description="peak learning rate of the suffix")
+
+
+class StudentFit(Fit):
+    epochs: PositiveInt = 30
+
+
 Pooling = Literal["mean", "attention", "attentive_statistics"]
 
 
@@ -100,7 +108,7 @@ class Stage1(Section):
     frames: Literal["masked", "all"] = "masked"
     mask_start_share: Share = Field(0.065, description="share of frames that start a masked span")
     mask_span_frames: PositiveInt = 10
-    fit: BackboneFit = BackboneFit(lr=1e-3, backbone_lr=1e-4)
+    fit: Stage1Fit = Stage1Fit()
 
 
 class Stage2(Section):
@@ -146,21 +154,24 @@ class Student(Section):
     num_frames: PositiveInt = Field(300, description="token only: the fixed length F")
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     augment: SpecAugment = SpecAugment()
-    fit: Fit = Fit(epochs=30)
+    fit: StudentFit = StudentFit()
 
     @model_validator(mode="after")
     def _legal_shape(self) -> "Student":
+        problems = []
         if self.family == "token" and self.width % self.num_heads:
-            raise ValueError(
+            problems.append(
                 f"width must be a multiple of num_heads = {self.num_heads}, got {self.width}"
             )
         if self.kernel_frames % 2 == 0:
-            raise ValueError(f"kernel_frames must be odd, got {self.kernel_frames}")
+            problems.append(f"kernel_frames must be odd, got {self.kernel_frames}")
         if self.augment.mel_mask_bins > self.logmel.num_mels:
-            raise ValueError(
+            problems.append(
                 f"augment.mel_mask_bins must be at most logmel.num_mels = {self.logmel.num_mels}, "
                 f"got {self.augment.mel_mask_bins}"
             )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -217,27 +228,28 @@ class Experiment(Section):
     curriculum: Curriculum = Curriculum()
     meta: Meta = Meta()
     train: Train = Train()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
 
     @model_validator(mode="after")
-    def _layers_above_frozen(self) -> "Experiment":
-        frozen = self.backbone.frozen_layers
-        below = [layer for layer in self.units.layers if layer < frozen]
-        if below:
-            raise ValueError(
+    def _sections_agree(self) -> "Experiment":
+        frozen, problems = self.backbone.frozen_layers, []
+        if below := [layer for layer in self.units.layers if layer < frozen]:
+            problems.append(
                 f"units.layers must be at least backbone.frozen_layers = {frozen} "
                 f"(only the frozen prefix's output is stored), got {below}"
             )
         if self.meta.order != "off" and self.train.num_workers > 1:
-            raise ValueError(
+            problems.append(
                 "meta.order must be 'off' when train.num_workers > 1, "
                 f"got {self.meta.order!r} with {self.train.num_workers} workers"
             )
         if self.meta.order != "off" and self.distill.alpha == 0.0:
-            raise ValueError(
+            problems.append(
                 "distill.alpha must be above 0 when meta.order is on (the head is taught through "
                 f"the distillation term), got 0 with {self.meta.order!r}"
             )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -246,7 +258,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise InputError(f"--set must look like dotted.key=value, got {override!r}")
         values[key.strip()] = parse_yaml(text, f"--set {key}")
     return build_experiment(read_yaml(path), values, origin=str(path))

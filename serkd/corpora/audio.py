@@ -1,6 +1,7 @@
 """Audio files to mono 16 kHz waveforms: decoding, downmix and resampling, in one place."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +43,33 @@ def read_audio(path: Path) -> Decoded:
     if not path.is_file():
         raise InputError(f"{path}: must be an audio file, but there is none")
     try:
-        pcm, rate = soundfile.read(path, dtype="int32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            is_truncated = _says_truncated(file.extra_info)
+            pcm, rate = file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise InputError(f"{path}: must be readable audio: {error}") from error
+    if is_truncated:
+        raise InputError(f"{path}: must be whole, but it is shorter than its header says")
     if len(pcm) < MIN_DURATION_S * rate:
         raise InputError(
             f"{path}: must last at least {MIN_DURATION_S} s, got {len(pcm) / rate:.3f} s"
         )
-    waveform = downmix(pcm).astype(np.float32) / np.float32(2**31)
+    if not np.isfinite(pcm).all():
+        raise InputError(f"{path}: must hold finite samples, it has NaN or infinity")
+    waveform = downmix(pcm)
     if rate != SAMPLE_RATE_HZ:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE_HZ, quality="HQ")
-    sha256 = hashlib.sha256(np.ascontiguousarray(pcm, dtype="<i4").data).hexdigest()
+    sha256 = hashlib.sha256(np.ascontiguousarray(pcm, dtype="<f4").data).hexdigest()
     return Decoded(np.ascontiguousarray(waveform, np.float32), rate, pcm.shape[1], sha256)
+
+
+def _says_truncated(notes: str) -> bool:
+    """Whether libsndfile's notes on a file name a data chunk longer than the file.
+
+    A size of 2^32 - 1 is a recorder's that wrote into a pipe and did not know it.
+    """
+    claimed = re.search(r"^data : (\d+) \(should be \d+\)", notes, re.MULTILINE)
+    return claimed is not None and int(claimed[1]) != 2**32 - 1
 
 
 def downmix(pcm: np.ndarray) -> np.ndarray:

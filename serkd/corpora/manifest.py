@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from serkd.errors import InputError, refuse
 
 GENDERS = ("female", "male", "unknown")
 _MAX_LISTED = 20
+_NEVER_EMPTY = ("utt_id", "path", "speaker_id", "emotion", "sha256")
 
 SCHEMA = pa.schema(
     [
@@ -214,13 +215,33 @@ def read_manifest(path: Path) -> Manifest:
     if missing:
         raise InputError(f"{path}: a manifest must have the columns {', '.join(missing)}")
     folder = path.resolve().parent
-    names = [field.name for field in fields(Utterance)]
-    rows = table.select(names).cast(SCHEMA).to_pylist()
+    rows = _typed(table, path).to_pylist()
     manifest = _sorted_manifest(
         Utterance(**{**row, "path": str(folder / row["path"])}) for row in rows
     )
     _check_learnable(manifest, path)
     return manifest
+
+
+def _typed(table: pa.Table, path: Path) -> pa.Table:
+    """The schema's columns with its types; nothing may be missing, empty or out of range."""
+    columns, problems = [], []
+    for field in SCHEMA:
+        column = table.column(field.name)
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            problems.append(f"{path}: {field.name} must be of type {field.type}: {error}")
+            continue
+        values = columns[-1].to_pylist()
+        if None in values or (field.name in _NEVER_EMPTY and "" in values):
+            problems.append(f"{path}: {field.name} must be given for every utterance")
+        elif field.name == "gender" and (other := sorted(set(values) - set(GENDERS))):
+            problems.append(f"{path}: gender must be one of {', '.join(GENDERS)}, got {other[0]!r}")
+        elif field.name == "num_samples" and min(values, default=1) < 1:
+            problems.append(f"{path}: num_samples must be at least 1, got {min(values)}")
+    refuse(problems)
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _check_learnable(manifest: Manifest, path: Path) -> None:

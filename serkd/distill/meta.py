@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from serkd.errors import InputError
+
 Parameters = dict[str, Tensor]
 StudentLoss = Callable[[Parameters], Tensor]  # distillation loss at given student parameters
 QuizLoss = Callable[[Parameters], Tensor]  # task loss on the quiz split at given parameters
@@ -116,6 +118,9 @@ def choose_quiz(speakers: Sequence[str], labels: np.ndarray, share: float, seed:
 
     Speakers are added in random order, skipping any without whom a class would be lost from
     training.
+
+    Raises:
+        InputError: no speaker can be spared.
     """
     quiz = np.zeros(len(labels), bool)
     names = np.asarray(speakers)
@@ -125,4 +130,9 @@ def choose_quiz(speakers: Sequence[str], labels: np.ndarray, share: float, seed:
         candidate = quiz | (names == speaker)
         if len(np.unique(labels[~candidate])) == len(np.unique(labels)):
             quiz = candidate
+    if not quiz.any():
+        raise InputError(
+            f"meta.quiz_share must leave training every emotion, but with {share} of whole "
+            "speakers no speaker can be spared: each is the only one with some emotion"
+        )
     return quiz

@@ -18,6 +18,8 @@ from serkd.errors import InputError, refuse
 from serkd.section import Section, validate
 from serkd.yaml12 import read_yaml
 
+_MAX_CHECKED = 256  # whole numbers of a range that are tried one by one
+
 # named here, since the fields of Dimension hide the built-in names
 IntRange = tuple[int, int]
 FloatRange = tuple[float, float]
@@ -51,7 +53,13 @@ class Dimension(Section):
 
     def examples(self) -> list[Any]:
         """Values that together show whether the whole range is legal."""
-        return list(self.choice or self.int or self.float or ())
+        if self.int is not None:
+            low, high = self.int
+            every = range(low, high + 1, self.step or 1)
+            return (
+                [*every] if len(every) <= _MAX_CHECKED else [*every[: _MAX_CHECKED - 1], every[-1]]
+            )
+        return list(self.choice or self.float or ())
 
 
 class Scheduler(Section):
@@ -113,10 +121,12 @@ def _value_problems(
 
 
 def _context(space: Space, dotted: str) -> dict[str, Any]:
-    """The conditions under which a key is searched, and theirs."""
+    """The conditions under which a key is searched, and theirs; only keys above it count."""
+    earlier = list(space.space)[: list(space.space).index(dotted)]
     found: dict[str, Any] = {}
     for name, value in space.space[dotted].when.items():
-        found |= {**_context(space, name), name: value} if name in space.space else {name: value}
+        if name in earlier:
+            found |= {**_context(space, name), name: value}
     return found
 
 

@@ -1,9 +1,11 @@
 """Artifacts on disk: found by key, published whole or not at all."""
 
+import contextlib
 import functools
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -47,7 +49,7 @@ class StageStore:
     """The artifacts below one storage folder."""
 
     def __init__(self, root: Path) -> None:
-        if "://" in str(root):
+        if re.match(r"[a-z][a-z0-9]+:/", str(root)):  # Path makes one slash of two
             raise InputError(f"--storage must be a folder, got {root}")
         self.root = root / "stages"
 
@@ -85,8 +87,10 @@ class StageStore:
         _sync(built)
         target = self.folder(stage, key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            built.rename(target)
+        if self.find(stage, key) is None:
+            shutil.rmtree(target, ignore_errors=True)  # what an interrupted copy left
+            with contextlib.suppress(OSError):  # not empty: another publisher was faster
+                built.rename(target)
             _sync(target.parent)
         shutil.rmtree(self.work(stage, key), ignore_errors=True)
         found = self.find(stage, key)

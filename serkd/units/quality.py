@@ -25,7 +25,8 @@ def compute_pnmi(table: np.ndarray) -> float:
     filled = joint > 0
     information = (joint[filled] * np.log((joint / (label * unit + 1e-300))[filled])).sum()
     entropy = -(label[label > 0] * np.log(label[label > 0])).sum()
-    return float(information / entropy) if entropy > 0 else 0.0
+    # of one label alone both are rounding errors
+    return float(information / entropy) if np.count_nonzero(label) > 1 else 0.0
 
 
 def compute_occupancy(units: np.ndarray, num_units: int) -> dict[str, float]:

@@ -213,7 +213,16 @@ def test_stage_functions_go_around_declared_keys_for_the_machine_only() -> None:
 def test_wrong_layers_are_refused_all_at_once(build_graph: BuildGraph) -> None:
     graph = build_graph({"units.layers": [3, 4], "backbone.frozen_layers": 3})
     with pytest.raises(InputError, match=r"(?s)units\.layers.*at most 2.*frozen_layers.*at most 2"):
-        assert graph.backbone
+        graph.check()
+
+
+def test_more_clusters_than_training_frames_are_refused_before_any_work(
+    build_graph: BuildGraph,
+) -> None:
+    build_graph().check()
+    graph = build_graph({"units.num_clusters": [8, 1_000_000]})
+    with pytest.raises(InputError, match=r"units\.num_clusters must be at most .*\[1000000\]"):
+        graph.check()
 
 
 def test_input_that_can_never_work_leaves_no_work_folder(

@@ -39,6 +39,7 @@ class ToyTask(Task):
         self.inputs = torch.randn(16, 2)
         self.num_steps = 0
         self.after_epoch: list[dict[str, Tensor]] = []
+        self.batches: list[list[int]] = []
 
     @property
     def lengths(self) -> np.ndarray:
@@ -49,6 +50,7 @@ class ToyTask(Task):
 
     def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
         self.num_steps += 1
+        self.batches.append(index.tolist())
         return {"square": Term(self.loss(self, self.inputs[index]), float(len(index)))}
 
     def weights(self) -> dict[str, Tensor]:
@@ -146,6 +148,15 @@ def test_one_step_is_that_of_adamw_on_the_mean_with_a_clipped_gradient(tmp_path:
     optimizer.step()
     for name, value in by_hand.weights().items():
         torch.testing.assert_close(task.after_epoch[0][name], value)
+
+
+def test_every_epoch_has_all_utterances_in_another_order(tmp_path: Path) -> None:
+    task = ToyTask(_fit(6), [0.0] * 6)
+    run_loop(task, FolderCheckpoints(tmp_path), Observer())
+    epochs = [task.batches[i : i + 2] for i in range(0, 12, 2)]
+    for batches in epochs:
+        assert sorted(index for batch in batches for index in batch) == list(range(16))
+    assert len({str(batches) for batches in epochs}) > 1
 
 
 def test_the_schedule_warms_up_linearly_and_ends_at_zero_as_a_cosine() -> None:

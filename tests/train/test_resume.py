@@ -122,3 +122,23 @@ def test_a_half_written_state_is_passed_over(stored: Builder, tmp_path: Path) ->
     (folder / "writing").mkdir()
     (folder / "writing" / "state.safetensors").write_bytes(b"half")
     _assert_same(run_loop(build(), FolderCheckpoints(folder), Observer()), expected)
+
+
+def test_the_last_state_is_there_until_the_next_one_is(
+    stored: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies in the very rename that publishes a state."""
+    build = stored.build_task("student", RANDOM["student"])
+    with pytest.raises(_KilledError):
+        run_loop(build(), _DyingCheckpoints(tmp_path, 1, is_kept=True), Observer())
+
+    def die(self: Path, target: Path) -> None:
+        raise _KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", die)
+        with pytest.raises(_KilledError):
+            run_loop(build(), FolderCheckpoints(tmp_path), Observer())
+    state = FolderCheckpoints(tmp_path).load()
+    assert state is not None
+    assert [record["epoch"] for record in state.info["history"]] == [1]
