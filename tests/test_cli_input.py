@@ -269,16 +269,14 @@ def _assert_whole(storage: Path) -> None:
     assert not list(storage.rglob("results.json"))
 
 
-def test_more_clusters_than_frames_are_refused_and_what_is_done_stays_whole(
+def test_more_clusters_than_frames_are_refused_before_any_work(
     tmp_path: Path, tiny_recipe: Path
 ) -> None:
-    setting = "units.num_clusters=[1000000]"
-    done = _serkd("run", tiny_recipe, "--set", setting, "--storage", "out", cwd=tmp_path)
-    assert done.out.count("computed in") == 3  # features, extractor, hidden
-    message = _message(replace(done, out=""))
-    assert "units.num_clusters must be at most the number of training frames = " in message
-    assert message.rstrip().endswith("got 1000000")
-    _assert_whole(tmp_path / "out")
+    setting = "units.num_clusters=[8,1000000]"
+    message = _message(_serkd("run", tiny_recipe, "--set", setting, cwd=tmp_path))
+    assert "units.num_clusters must be at most " in message
+    assert "1000000" in message
+    assert _files(tmp_path) == {}
 
 
 def test_audio_that_changed_since_prepare_is_refused_by_name(

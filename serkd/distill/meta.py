@@ -57,6 +57,15 @@ class MetaHead(nn.Module):
         return float(np.sqrt(moved / sum(float(p.square().sum()) for p in self.start.parameters())))
 
 
+def _gradient(
+    value: Tensor, of: Sequence[Tensor], *, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Zeros where a tensor has no part in the value, as the projector has none in distillation."""
+    return torch.autograd.grad(
+        value, of, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+
+
 def second_order(
     student: Parameters,
     weights: Sequence[Tensor],
@@ -69,13 +78,13 @@ def second_order(
     pilot = student - pilot_lr · ∇loss(student), graph kept; returns d quiz(pilot) / d weights and
     the quiz loss.
     """
-    gradient = torch.autograd.grad(loss(student), list(student.values()), create_graph=True)
+    gradient = _gradient(loss(student), list(student.values()), create_graph=True)
     pilot = {
         name: value - pilot_lr * part
         for (name, value), part in zip(student.items(), gradient, strict=True)
     }
     result = quiz(pilot)
-    return list(torch.autograd.grad(result, weights)), float(result.detach())
+    return list(_gradient(result, weights)), float(result.detach())
 
 
 def finite_difference(
@@ -89,13 +98,13 @@ def finite_difference(
 
     -pilot_lr · [∇_w loss(student + εg) - ∇_w loss(student - εg)] / 2ε with ε = 0.01 / ||g||.
     """
-    gradient = torch.autograd.grad(loss(student), list(student.values()))
+    gradient = _gradient(loss(student), list(student.values()))
     pilot = {
         name: (value - pilot_lr * part).detach().requires_grad_()
         for (name, value), part in zip(student.items(), gradient, strict=True)
     }
     result = quiz(pilot)
-    direction = torch.autograd.grad(result, list(pilot.values()))
+    direction = _gradient(result, list(pilot.values()))
     norm = torch.stack([part.square().sum() for part in direction]).sum().sqrt()
     epsilon = _FINITE_STEP / (float(norm) + 1e-12)
 
@@ -104,7 +113,7 @@ def finite_difference(
             name: (value + sign * epsilon * part).detach()
             for (name, value), part in zip(student.items(), direction, strict=True)
         }
-        return torch.autograd.grad(loss(moved), weights)
+        return _gradient(loss(moved), weights)
 
     pairs = zip(head_gradient(1.0), head_gradient(-1.0), strict=True)
     return [-pilot_lr * (up - down) / (2 * epsilon) for up, down in pairs], float(result.detach())

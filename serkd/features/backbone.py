@@ -78,7 +78,10 @@ def find_backbone(name: str) -> Backbone:
     for found, what in ((config_path.is_file(), "config.json"), (weights, "*.safetensors weights")):
         if not found:
             raise InputError(f"backbone.name: the folder {folder} must hold {what}, it has none")
-    config = json.loads(config_path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"backbone.name: {config_path} must be JSON: {error}") from error
     family = config.get("model_type", "")
     if family not in FAMILIES:
         raise InputError(
@@ -192,15 +195,16 @@ class _Body(nn.Module):
         has_final_norm = is_whisper or config.do_stable_layer_norm
         ends = last == len(stack.layers) and (last > first or first == 0)
         self.final_norm = copy.deepcopy(stack.layer_norm) if has_final_norm and ends else None
-        # WavLM's position bias is made by layer 1 and handed on to the layers above
-        is_wavlm = config.model_type == "wavlm"
-        self.bias_source: Any = copy.deepcopy(stack.layers[0].attention) if is_wavlm else None
-        if self.bias_source is not None:
-            self.bias_source.requires_grad_(False)
+        # WavLM's position bias is made by layer 1 and handed on to the layers above: a body that
+        # begins there makes its own, any other has a frozen copy
+        self.is_wavlm = config.model_type == "wavlm"
+        self.bias_source: Any = None
+        if self.is_wavlm and first > 0:
+            self.bias_source = copy.deepcopy(stack.layers[0].attention).requires_grad_(False)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         states = [hidden]
-        if self.bias_source is not None:
+        if self.is_wavlm and self.layers:
             self._run_wavlm(states, mask)
         else:
             attention_mask = None if mask is None or bool(mask.all()) else _additive(mask, hidden)
@@ -212,7 +216,8 @@ class _Body(nn.Module):
 
     def _run_wavlm(self, states: list[Tensor], mask: Tensor | None) -> None:
         batch, frames, _ = states[0].shape
-        bias = self.bias_source.compute_bias(frames, frames)
+        source: Any = self.bias_source or self.layers[0].attention
+        bias = source.compute_bias(frames, frames)
         bias = bias.repeat(batch, 1, 1)  # (B·heads, F, F)
         if mask is not None:
             # as floats: torch warns about a bool padding mask beside a float bias

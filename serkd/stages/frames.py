@@ -45,7 +45,7 @@ def _extract(context: Context, parts: Sequence[Part], encoder: EncoderSpec) -> N
 
 
 def _audio_parts(context: Context) -> list[Part]:
-    utterances = context.fold.sealed.utterances
+    utterances = context.fold.manifest.utterances
     return split_audio(utterances, context.config("corpus.max_duration_s"))
 
 
@@ -114,7 +114,7 @@ def run_units(context: Context) -> None:
 
 def _quality(context: Context, num_clusters: int) -> dict[str, Any]:
     """Of the training frames only: dev and test are not looked at."""
-    manifest, train_ids = context.fold.sealed, context.fold.train
+    manifest, train_ids = context.fold.manifest, context.fold.train
     units = read_frames(context.folder, "units", set(train_ids)).select(train_ids)
     labels = {}
     for name in ("emotion", "gender", "speaker_id"):

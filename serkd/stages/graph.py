@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -261,7 +261,7 @@ class Graph:
                 ref,
                 self.experiment,
                 stage.uses,
-                self.fold,
+                replace(self.fold, manifest=self.fold.sealed),  # no stage sees a test label
                 self.backbone,
                 inputs,
                 work,

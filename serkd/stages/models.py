@@ -22,7 +22,7 @@ from serkd.train.teacher import EmotionTask, ExtractorTask, UnitsTask, build_tea
 
 def _fold_data(context: Context, stage: str, column: str) -> FoldData:
     fold = context.fold
-    return FoldData(fold.sealed, fold.train, fold.dev, context.input(stage).folder, column)
+    return FoldData(fold.manifest, fold.train, fold.dev, context.input(stage).folder, column)
 
 
 def _train(context: Context, build_task: Callable[[], Task]) -> Trained:

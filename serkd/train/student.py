@@ -99,14 +99,19 @@ class StudentTask(Task):
         return self.data.labels[: len(self.data.train_ids)]
 
     def _positions(self) -> np.ndarray:
+        """Where each training utterance stands in its class; beyond 1 for the quiz's."""
+        position = np.where(self.quiz, 2.0, 0.0)
         if self.curriculum.pacing == "none" or self.teacher is None:
-            return np.zeros(len(self.train_labels))
-        scores = score_difficulty(self.curriculum.scorer, self.teacher.logits, self.train_labels)
-        return rank_within_class(scores, self.train_labels, self.curriculum.control, self.seed)
+            return position
+        labels, learned = self.train_labels, ~self.quiz
+        scores = score_difficulty(self.curriculum.scorer, self.teacher.logits, labels)
+        control = self.curriculum.control
+        position[learned] = rank_within_class(scores[learned], labels[learned], control, self.seed)
+        return position
 
     def active(self, epoch: int) -> np.ndarray:
         share = compute_share(self.curriculum, epoch / self.fit.epochs)
-        return np.flatnonzero((self.position < share) & ~self.quiz)
+        return np.flatnonzero(self.position < share)
 
     def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:
         return [("student", self.model, self.fit.lr)]

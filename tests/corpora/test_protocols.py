@@ -91,6 +91,9 @@ def test_given_folds_are_used_as_they_are(data: st.DataObject, manifest: Manifes
     folds = build_folds(Protocol(folds=given_folds), manifest, 0)
     _check_partition(folds, manifest)
     assert [_speakers(manifest, fold.test) for fold in folds] == [set(g) for g in given_folds]
+    # the model of a fold is chosen on the fold before it
+    before = [set(given_folds[i - 1]) for i in range(cuts)]
+    assert [_speakers(manifest, fold.dev) for fold in folds] == before
 
 
 @settings(max_examples=50, deadline=None)

@@ -33,6 +33,13 @@ def test_samples_depend_on_the_seed_and_the_utterance_only(tmp_path: Path) -> No
     assert len(set(wide.values())) == len(wide)  # no two utterances are the same recording
 
 
+def test_takes_and_emotions_have_chances_of_their_own(tmp_path: Path) -> None:
+    sources = write_corpus(tmp_path, num_speakers=3, utterances_per_emotion=3, seed=0)
+    lengths = {soundfile.info(source.path).frames for source in sources}
+    # of 200 possible lengths, 36 draws repeat a few; a shared stream leaves nine at most
+    assert len(lengths) > 18
+
+
 def test_writing_again_repairs_and_changes_nothing(tmp_path: Path) -> None:
     first = write_corpus(tmp_path, num_speakers=3, utterances_per_emotion=1, seed=0)
     before = {source.path: source.path.read_bytes() for source in first}

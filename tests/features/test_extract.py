@@ -32,6 +32,8 @@ from serkd.features.extract import (
 from serkd.features.logmel import compute_logmel
 from serkd.features.store import list_parts, part_path, read_frames
 
+_MANY, _LONG = extract._MAX_PART_UTTERANCES, extract._PART_SAMPLES
+
 
 def _parts(manifest: Manifest, size: int = 12) -> list[Part]:
     """Small parts, since a whole test corpus fits into one of the usual size."""
@@ -263,10 +265,25 @@ def _rows(lengths: Sequence[int]) -> list[Utterance]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("num_samples", "count", "sizes"),
+    [
+        (1_600, 2 * _MANY + 88, [_MANY, _MANY, 88]),
+        (_LONG // 8, 20, [8, 8, 4]),
+        (_LONG + 1, 3, [1, 1, 1]),
+        (1_600, 0, []),
+    ],
+)
+def test_parts_have_the_stated_sizes(num_samples: int, count: int, sizes: list[int]) -> None:
+    parts = split_audio(_rows([num_samples] * count), 30.0)
+    assert [len(part.utterances) for part in parts if isinstance(part, AudioPart)] == sizes
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     lengths=st.lists(
-        st.one_of(st.integers(1_600, 480_000), st.integers(7_900_000, 9_000_000)), max_size=60
+        st.one_of(st.integers(1_600, 480_000), st.integers(_LONG - 10**5, _LONG + 10**5)),
+        max_size=60,
     ),
     repeats=st.integers(1, 12),
 )
@@ -277,10 +294,10 @@ def test_parts_are_bounded_ordered_and_full(lengths: list[int], repeats: int) ->
     assert [u for group in groups for u in group] == rows
     for group in groups:
         samples = sum(u.num_samples for u in group)
-        assert 1 <= len(group) <= extract._MAX_PART_UTTERANCES
-        assert samples <= extract._PART_SAMPLES or len(group) == 1
+        assert 1 <= len(group) <= _MANY
+        assert samples <= _LONG or len(group) == 1
     for group, following in pairwise(groups):
         # a part is closed only when the next utterance did not fit: no part is needlessly small
-        fits = sum(u.num_samples for u in (*group, following[0])) <= extract._PART_SAMPLES
-        assert not (fits and len(group) < extract._MAX_PART_UTTERANCES)
+        fits = sum(u.num_samples for u in (*group, following[0])) <= _LONG
+        assert not (fits and len(group) < _MANY)
     assert split_audio(rows, 30.0) == parts

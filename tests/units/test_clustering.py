@@ -28,6 +28,11 @@ def _make_frames(seed: int = 0) -> dict[str, np.ndarray]:
     return found
 
 
+def _names_of(part: int) -> list[str]:
+    """The eight utterances of one of five parts."""
+    return [f"u{i:02d}" for i in range(part * 8, part * 8 + 8)]
+
+
 TRAIN = [f"u{i:02d}" for i in range(40) if i % 5]
 
 
@@ -112,6 +117,16 @@ def test_more_actors_than_parts_are_no_problem(tmp_path: Path, ray_cluster: None
     folder = _write(tmp_path / "a", _make_frames(), num_parts=1)
     with _open(folder) as here, _open(folder, num_actors=2) as there:
         assert _same(_fit(here), _fit(there))
+
+
+def test_the_order_of_utterances_in_a_part_has_no_say(tmp_path: Path) -> None:
+    frames = _make_frames()
+    turned = {name: frames[name] for part in range(5) for name in _names_of(part)[::-1]}
+    fitted = []
+    for name, content in (("a", frames), ("b", turned)):
+        with _open(_write(tmp_path / name, content), max_points=200) as clustering:
+            fitted.append(_fit(clustering))
+    assert _same(*fitted)
 
 
 def test_only_training_frames_have_a_say(tmp_path: Path) -> None:
