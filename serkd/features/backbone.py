@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from serkd.corpora.audio import SAMPLE_RATE_HZ
 from serkd.errors import InputError
+from serkd.features.prepare import build_preparer
 
 # No layer norm in the feature projection and wide initial weights: with random convolutions, the
 # usual settings lose the energy contour.
@@ -154,7 +154,7 @@ class Prefix(nn.Module):
     def __init__(self, backbone: Backbone, frozen_layers: int) -> None:
         super().__init__()
         encoder = load_encoder(backbone)
-        self.prepare = _build_preparer(backbone)
+        self.prepare = build_preparer(backbone.family, backbone.folder)
         self.embed = (
             _WhisperFront(encoder) if backbone.family == "whisper" else _HubertFront(encoder)
         )
@@ -220,7 +220,7 @@ class _Body(nn.Module):
         bias = source.compute_bias(frames, frames)
         bias = bias.repeat(batch, 1, 1)  # (B·heads, F, F)
         if mask is not None:
-            # as floats: torch warns about a bool padding mask beside a float bias
+            # the layer compares it with 1
             mask = mask.long()
         for layer in self.layers:
             states.append(layer(states[-1], attention_mask=mask, position_bias=bias)[0])
@@ -264,41 +264,3 @@ class _WhisperFront(nn.Module):
         hidden = nn.functional.gelu(self.conv1(logmel))
         hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
         return hidden + self.positions.weight[: hidden.shape[1]]
-
-
-class _Normalise:
-    """Zero mean and unit variance per utterance, as wav2vec 2.0's feature extractor does."""
-
-    def __init__(self, is_on: bool) -> None:
-        self.is_on = is_on
-
-    def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        if not self.is_on:
-            return waveform
-        scaled = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
-        return scaled.astype(np.float32)
-
-
-class _WhisperLogMel:
-    """transformers' own Whisper features, of the clip alone."""
-
-    def __init__(self, folder: str) -> None:
-        from transformers import WhisperFeatureExtractor
-
-        self.extract = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-
-    def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        out = self.extract(
-            waveform, sampling_rate=SAMPLE_RATE_HZ, padding="do_not_pad", return_tensors="np"
-        )
-        return np.ascontiguousarray(out["input_features"][0], np.float32)
-
-
-def _build_preparer(backbone: Backbone) -> Any:  # noqa: ANN401  waveform (T,) to model input
-    if backbone.family == "whisper":
-        assert backbone.folder is not None
-        return _WhisperLogMel(backbone.folder)
-    settings = Path(backbone.folder or "", "preprocessor_config.json")
-    if backbone.folder is None or not settings.is_file():
-        return _Normalise(True)
-    return _Normalise(json.loads(settings.read_text(encoding="utf-8")).get("do_normalize", True))
