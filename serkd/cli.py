@@ -194,7 +194,7 @@ def config(
     if schema:
         print(json.dumps(Experiment.model_json_schema(), indent=2))
         return
-    experiment = read_experiment(recipe, overrides or []) if recipe else Experiment()
+    experiment = read_experiment(recipe, overrides or [])
     print(json.dumps(experiment.model_dump(mode="json"), indent=2))
 
 
@@ -230,14 +230,11 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Search with Ray Tune and Optuna; run it again to go on where it stopped."""
+    from serkd.config import read_overrides
     from serkd.report.sweep import start_sweep
     from serkd.report.terminal import print_sweep
-    from serkd.yaml12 import parse_yaml
 
-    values = {
-        name: parse_yaml(text, f"--set {name}")
-        for name, text in (_split_pair("--set", pair) for pair in overrides or [])
-    }
+    values = read_overrides(overrides or [])
     console = _console()
     with _watch(console, quiet or as_json) as watch:
         done = start_sweep(space, values, trials, storage, watch)

@@ -253,15 +253,23 @@ class Experiment(Section):
         return self
 
 
-def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment and apply ``dotted.key=value`` overrides (values are YAML)."""
+def read_experiment(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment and apply ``dotted.key=value`` overrides; no path = the defaults."""
+    origin = "defaults" if path is None else str(path)
+    return build_experiment(
+        {} if path is None else read_yaml(path), read_overrides(overrides), origin=origin
+    )
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``dotted.key=value`` texts as dotted keys and parsed values; a later one wins."""
     values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise InputError(f"--set must look like dotted.key=value, got {override!r}")
         values[key.strip()] = parse_yaml(text, f"--set {key}")
-    return build_experiment(read_yaml(path), values, origin=str(path))
+    return values
 
 
 def build_experiment(

@@ -153,6 +153,7 @@ def test_a_problem_says_the_rule_and_then_the_value(
     [
         ("units: {layers: [1, 2, 1]}", "layers must not repeat a value, got [1, 2, 1]"),
         ("units: {num_clusters: [8, 8]}", "num_clusters must not repeat a value, got [8, 8]"),
+        ("units: {max_points: 63, num_clusters: [8, 64]}", "max_points"),
         ("student: {kernel_frames: 4}", "kernel_frames must be odd, got 4"),
         (
             "student: {family: token, width: 30}",
@@ -173,6 +174,18 @@ def test_settings_that_exclude_each_other_are_refused(
 ) -> None:
     (problem,) = _refused(tmp_path, text)
     assert named in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("units: {layers: [0]}", "units.layers.0: must be greater than or equal to 1, got 0"),
+        ("units: {layers: []}", "units.layers: must "),
+    ],
+)
+def test_a_wrong_list_is_one_problem_in_our_words(tmp_path: Path, text: str, problem: str) -> None:
+    (found,) = _refused(tmp_path, text)
+    assert problem in found
 
 
 def test_rules_between_settings_of_one_section_are_reported_together(tmp_path: Path) -> None:

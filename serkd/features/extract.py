@@ -219,6 +219,8 @@ def _over_ray_data(
         )
     )
     for row in dataset.iter_rows():
+        if row["problem"]:
+            raise InputError(row["problem"])
         yield int(row["part"])
 
 
@@ -229,9 +231,13 @@ class _LoadPart:
         self.parts = parts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        rows = self.parts[row["part"]].load()
+        try:
+            rows, problem = self.parts[row["part"]].load(), ""
+        except InputError as error:  # as data: Ray would wrap it beyond recognition
+            rows, problem = [("", np.zeros(0, np.float32))], str(error)
         return {
             "part": row["part"],
+            "problem": problem,
             "utt_ids": [utt_id for utt_id, _ in rows],
             "blobs": [np.ascontiguousarray(array).tobytes() for _, array in rows],
             "dtype": str(rows[0][1].dtype),
@@ -250,6 +256,7 @@ class _EncodeActor:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from serkd.features.store import decode_rows
 
-        loaded = list(decode_rows(row["utt_ids"], row["blobs"], row))
-        _encode_part(self.encode, loaded, part_path(self.folder, int(row["part"])))
-        return {"part": row["part"]}
+        if not row["problem"]:
+            loaded = list(decode_rows(row["utt_ids"], row["blobs"], row))
+            _encode_part(self.encode, loaded, part_path(self.folder, int(row["part"])))
+        return {"part": row["part"], "problem": row["problem"]}

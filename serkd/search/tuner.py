@@ -53,9 +53,9 @@ class Sweep:
         return [trial for trial in self.ledger.trials() if trial["state"] in _DONE]
 
     def best(self) -> dict[str, Any] | None:
-        """The trial with the highest objective."""
-        valued = [trial for trial in self.ledger.trials() if trial.get("value") is not None]
-        return max(valued, key=lambda trial: trial["value"], default=None)
+        """The finished trial with the highest objective; a pruned one published no student."""
+        finished = [trial for trial in self.ledger.trials() if trial["state"] == "finished"]
+        return max(finished, key=lambda trial: trial["value"], default=None)
 
 
 def open_sweep(name: str, space: Space, base: Experiment, storage: Path) -> Sweep:
