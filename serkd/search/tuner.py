@@ -220,17 +220,17 @@ class LedgerCallback(tune.Callback):
 
     def __init__(self, sweep: Sweep) -> None:
         self.ledger = sweep.ledger
+        self.first = 1 + max((record["trial"] for record in self.ledger.read()), default=-1)
         self.numbers: dict[str, int] = {}
 
-    def _number(self, trial: TuneTrial) -> int:
-        if trial.trial_id not in self.numbers:
-            known = [record["trial"] for record in self.ledger.read()]
-            self.numbers[trial.trial_id] = max(known, default=-1) + 1
-        return self.numbers[trial.trial_id]
+    def _note(self, trials: list[TuneTrial]) -> None:
+        """Number the trials as they were proposed, which need not be how they start."""
+        for i, trial in enumerate(trials):
+            self.numbers[trial.trial_id] = self.first + i
 
     def _append(self, trial: TuneTrial, state: str, **fields: object) -> None:
         record = {
-            "trial": self._number(trial),
+            "trial": self.numbers[trial.trial_id],
             "state": state,
             "time": time.time(),
             "trial_id": trial.trial_id,
@@ -245,6 +245,7 @@ class LedgerCallback(tune.Callback):
         trial: TuneTrial,
         **info: object,
     ) -> None:
+        self._note(trials)
         self._append(trial, "running")
 
     def on_trial_complete(
@@ -277,8 +278,8 @@ class LedgerCallback(tune.Callback):
         **info: object,
     ) -> None:
         reason = ""
-        if trial.error_filename and Path(trial.error_filename).is_file():
-            reason = Path(trial.error_filename).read_text(encoding="utf-8").strip()
+        if trial.error_file and Path(trial.error_file).is_file():
+            reason = Path(trial.error_file).read_text(encoding="utf-8").strip()
         self._append(trial, "failed", reason=reason.splitlines()[-1] if reason else "unknown")
 
 
