@@ -230,6 +230,22 @@ class Experiment(Section):
     train: Train = Train()
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
+    def _small_batches(self) -> list[str]:
+        """A last batch may be half as large, and every worker must have some of it."""
+        fits = {
+            "extractor": self.extractor.fit,
+            "teacher.stage1": self.teacher.stage1.fit,
+            "teacher.stage2": self.teacher.stage2.fit,
+            "student": self.student.fit,
+        }
+        least = 2 * self.train.num_workers if self.train.num_workers > 1 else 1
+        return [
+            f"{name}.fit.batch_size must be at least 2 x train.num_workers = {least}, "
+            f"got {fit.batch_size}"
+            for name, fit in fits.items()
+            if fit.batch_size < least
+        ]
+
     @model_validator(mode="after")
     def _sections_agree(self) -> "Experiment":
         frozen, problems = self.backbone.frozen_layers, []
@@ -243,6 +259,7 @@ class Experiment(Section):
                 "meta.order must be 'off' when train.num_workers > 1, "
                 f"got {self.meta.order!r} with {self.train.num_workers} workers"
             )
+        problems += self._small_batches()
         if self.meta.order != "off" and self.distill.alpha == 0.0:
             problems.append(
                 "distill.alpha must be above 0 when meta.order is on (the head is taught through "
