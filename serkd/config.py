@@ -1,8 +1,4 @@
-"""One experiment as strict, frozen models, read from YAML plus ``--set`` overrides.
-
-Every leaf says its unit and range. Unknown keys are refused with the nearest legal one, and all
-problems of a file are reported at once.
-"""
+"""One experiment as strict, frozen models, read from YAML plus ``--set`` overrides."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -12,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from serkd.errors import InputError
-from serkd.section import Section, validate
+from serkd.section import Section, set_dotted, validate
 from serkd.yaml12 import parse_yaml, read_yaml
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -94,11 +90,16 @@ class Units(Section):
     )
 
     @model_validator(mode="after")
-    def _no_repeats(self) -> "Units":
+    def _possible(self) -> "Units":
         for name in ("layers", "num_clusters"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} must not repeat a value, got {list(values)}")
+        if self.max_points is not None and self.max_points < max(self.num_clusters):
+            raise ValueError(
+                f"max_points must be at least the largest of num_clusters = "
+                f"{max(self.num_clusters)}, got {self.max_points}"
+            )
         return self
 
 
@@ -295,15 +296,5 @@ def build_experiment(
     """Validate nested `data` with dotted `values` laid over it; report every problem at once."""
     merged: dict[str, Any] = copy.deepcopy(dict(data))
     for dotted, value in values.items():
-        _set_dotted(merged, dotted, value)
+        set_dotted(merged, dotted, value)
     return validate(Experiment, merged, origin)
-
-
-def _set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:
-    *parents, leaf = dotted.split(".")
-    for name in parents:
-        child = data.setdefault(name, {})
-        if not isinstance(child, dict):
-            raise InputError(f"--set {dotted}: {name} must be a section, but it is {child!r}")
-        data = child
-    data[leaf] = value

@@ -33,10 +33,17 @@ def validate(model: type[SectionT], data: Mapping[str, Any], origin: str) -> Sec
 
 
 def _problems(model: type[Section], error: ValidationError) -> Iterator[str]:
-    for item in error.errors():
+    items = error.errors()
+    for item in items:
+        inside = [other["loc"] for other in items if other["loc"][:-1] == item["loc"]]
+        if item["type"] == "too_short" and inside:
+            continue  # the wrong items, which are reported, are what it lacks
         dotted = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             yield _unknown_key(model, dotted, item["loc"])
+        elif item["type"] == "too_short":
+            least = item["ctx"]["min_length"]
+            yield f"{dotted}: must have at least {least} value(s), got {item['input']!r}"
         elif item["type"] == "value_error":
             yield f"{dotted}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
         else:
@@ -53,3 +60,14 @@ def _unknown_key(model: Any, dotted: str, location: tuple[int | str, ...]) -> st
     near = difflib.get_close_matches(str(location[-1]), legal, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{dotted}: unknown key; {hint}allowed: {', '.join(legal)}"
+
+
+def set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:
+    """Put a value at a dotted path of nested mappings, in place."""
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        child = data.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise InputError(f"--set {dotted}: {name} must be a section, but it is {child!r}")
+        data = child
+    data[leaf] = value

@@ -20,7 +20,7 @@ EMOTIONS = {
     "07": "disgust",
     "08": "surprised",
 }
-_AUDIO_ONLY_SPEECH = re.compile(r"03-01-(0[1-8])-\d\d-\d\d-\d\d-(\d\d)\.(wav|flac)$")
+_AUDIO_ONLY_SPEECH = re.compile(r"03-01-(0[1-8])-\d\d-\d\d-\d\d-(\d\d)\.(wav|flac)$", re.IGNORECASE)
 
 
 def scan(root: Path) -> list[SourceUtterance]:
