@@ -103,7 +103,7 @@ def test_a_meta_step_is_clipped_to_the_learning_rate() -> None:
     before = [w.detach().clone() for w in lesson.head.weights()]
     lesson.head.take_step([1e6 * torch.ones_like(w) for w in lesson.head.weights()])
     moved = [(w - b).square().sum() for w, b in zip(lesson.head.weights(), before, strict=True)]
-    assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(0.1, rel=1e-6)
+    assert torch.stack(moved).sum().sqrt().item() == pytest.approx(0.1, rel=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.45])

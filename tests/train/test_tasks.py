@@ -142,3 +142,21 @@ def test_training_data_holds_no_test_utterance_and_no_test_label(stored: Builder
     with_label = {u.utt_id for u in data.manifest.utterances if u.emotion}
     assert with_label == set(data.train_ids) | set(data.dev_ids)
     assert set(data.frames.utt_ids) == with_label
+
+
+@pytest.mark.parametrize("family", ["conv", "token"])
+@pytest.mark.parametrize("order", ["second", "finite"])
+def test_both_families_teach_their_teacher_through_the_whole_student(
+    stored: Builder, family: str, order: str
+) -> None:
+    """Fused attention has no double backward, and the projector has no part in the lesson."""
+    task = _student(stored, student__family=family, meta__order=order, meta__teacher_lr=0.5, seed=3)
+    task.model.train()
+    index = task.active(0)
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    scalars = task.before_step(index, _step(len(index)))
+    assert scalars["meta/quiz_loss"] > 0
+    assert scalars["meta/teacher_drift"] > 0
+    assert task.model.training
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(value, before[name]), name  # the student itself has not moved
