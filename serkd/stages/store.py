@@ -1,6 +1,5 @@
 """Artifacts on disk: found by key, published whole or not at all."""
 
-import contextlib
 import functools
 import importlib.metadata
 import json
@@ -8,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +87,15 @@ class StageStore:
         _sync(built)
         target = self.folder(stage, key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.find(stage, key) is None:
-            shutil.rmtree(target, ignore_errors=True)  # what an interrupted copy left
-            with contextlib.suppress(OSError):  # not empty: another publisher was faster
+        try:
+            built.rename(target)
+        except OSError:  # not empty: another publisher was faster, or a copy was interrupted
+            if self.find(stage, key) is None:
+                torn = target.with_name(f".torn-{uuid.uuid4().hex}")
+                target.rename(torn)
+                shutil.rmtree(torn)
                 built.rename(target)
-            _sync(target.parent)
+        _sync(target.parent)
         shutil.rmtree(self.work(stage, key), ignore_errors=True)
         found = self.find(stage, key)
         assert found is not None

@@ -28,6 +28,7 @@ SPECIAL: dict[str, object] = {
     "backbone.frozen_layers": 1,
     "units.layers": [1, 2],
     "units.num_clusters": [4, 16],
+    "units.max_points": 500,
     "student.kernel_frames": 7,
 }
 
