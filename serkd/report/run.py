@@ -32,9 +32,10 @@ def read_folds(experiment: Experiment) -> list[Fold]:
     return build_folds(experiment.protocol, manifest, experiment.seed)
 
 
-def run_folder(storage: Path, name: str, experiment: Experiment) -> Path:
-    """Where an experiment's results go; the same experiment has the same folder."""
-    return storage / "runs" / f"{name}-{compute_key(experiment.model_dump(mode='json'))[:8]}"
+def run_folder(storage: Path, name: str, experiment: Experiment, fold: str) -> Path:
+    """Where an experiment's results go; the same experiment and folds have the same folder."""
+    digest = compute_key(experiment.model_dump(mode="json"))[:8]
+    return storage / "runs" / f"{name}-{digest}-fold-{fold}"
 
 
 def run_experiment(
@@ -45,7 +46,7 @@ def run_experiment(
     Writes results.json, experiment.json, confusion.png and tensorboard/.
     """
     folds = select_folds(read_folds(experiment), fold_choice)
-    folder = run_folder(storage, name, experiment)
+    folder = run_folder(storage, name, experiment, fold_choice)
     store = StageStore(storage)
     graphs = [Graph(STAGES, experiment, fold) for fold in folds]
     for graph in graphs:

@@ -1,6 +1,5 @@
 """A sweep: Tune runs the trials, Optuna proposes them, stages are shared between them."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray import tune
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -24,7 +22,8 @@ from serkd.corpora.protocols import Fold, build_folds, select_folds
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.search.ledger import Ledger
-from serkd.search.space import Space, decode_params, suggest
+from serkd.search.record import LedgerCallback
+from serkd.search.space import Space, suggest
 from serkd.search.trial import TrialSpec, run_trial
 from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.graph import Compute, Graph, Ref
@@ -86,7 +85,7 @@ def run_sweep(
     runtime.start_ray()
     concurrent = _max_concurrent(sweep)
     _prepare_shared(sweep, fold, StageStore(storage), observer)
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    _close_lost(sweep)
     spec = TrialSpec(
         base=sweep.base,
         fold=sweep.space.fold,
@@ -96,6 +95,13 @@ def run_sweep(
     )
     _build_tuner(sweep, spec, missing, concurrent).fit()
     return sweep.ledger.trials()
+
+
+def _close_lost(sweep: Sweep) -> None:
+    """Trials that a killed driver left running are lost; others are proposed in their place."""
+    for trial in sweep.ledger.trials():
+        if trial["state"] == "running":
+            sweep.ledger.append({"trial": trial["trial"], "state": "lost", "time": time.time()})
 
 
 def _one_fold(folds: Sequence[Fold], choice: str) -> list[Fold]:
@@ -167,7 +173,7 @@ def _build_tuner(sweep: Sweep, spec: TrialSpec, missing: int, concurrent: int) -
         run_config=tune.RunConfig(
             name=f"run-{time.time_ns()}",
             storage_path=str((sweep.folder / "tune").resolve()),
-            callbacks=[LedgerCallback(sweep)],
+            callbacks=[LedgerCallback(sweep.ledger)],
             verbose=0,
         ),
     )
@@ -213,74 +219,6 @@ def _build_scheduler(sweep: Sweep) -> TrialScheduler:
         grace_period=min(scheduler.grace_epochs, epochs),
         reduction_factor=scheduler.reduction_factor,
     )
-
-
-class LedgerCallback(tune.Callback):
-    """Writes what happens to each trial to the ledger."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.ledger = sweep.ledger
-        self.first = 1 + max((record["trial"] for record in self.ledger.read()), default=-1)
-        self.numbers: dict[str, int] = {}
-
-    def _note(self, trials: list[TuneTrial]) -> None:
-        """Number the trials as they were proposed, which need not be how they start."""
-        for i, trial in enumerate(trials):
-            self.numbers[trial.trial_id] = self.first + i
-
-    def _append(self, trial: TuneTrial, state: str, **fields: object) -> None:
-        record = {
-            "trial": self.numbers[trial.trial_id],
-            "state": state,
-            "time": time.time(),
-            "trial_id": trial.trial_id,
-            "params": decode_params(trial.config),
-        }
-        self.ledger.append({**record, **fields})
-
-    def on_trial_start(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        **info: object,
-    ) -> None:
-        self._note(trials)
-        self._append(trial, "running")
-
-    def on_trial_complete(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        **info: object,
-    ) -> None:
-        result: Mapping[str, Any] = trial.last_result or {}
-        value = result.get("dev_uar")
-        if value is None or not math.isfinite(value):
-            self._append(trial, "failed", reason="the trial ended without a dev UAR")
-            return
-        self._append(
-            trial,
-            "finished" if result["is_finished"] else "pruned",
-            value=value,
-            epochs=result["epoch"],
-            stage_requests=result["stage_requests"],
-            stages_computed=result["stages_computed"],
-            seconds=result.get("time_total_s"),
-        )
-
-    def on_trial_error(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        **info: object,
-    ) -> None:
-        reason = ""
-        if trial.error_file and Path(trial.error_file).is_file():
-            reason = Path(trial.error_file).read_text(encoding="utf-8").strip()
-        self._append(trial, "failed", reason=reason.splitlines()[-1] if reason else "unknown")
 
 
 def sharing(trials: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

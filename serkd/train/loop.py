@@ -253,12 +253,14 @@ def _train_on_ray(build_task: Callable[[], Task], work: Path, num_workers: int) 
             "train.num_workers must be at most the cluster's CPUs = "
             f"{ray.cluster_resources().get('CPU', 0):g}, got {num_workers}"
         )
+    use_gpu = gpus >= num_workers
+    # counts and losses are summed as CPU tensors, which NCCL alone refuses
+    backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
     trainer = ray.train.torch.TorchTrainer(
         _worker_loop,
         train_loop_config={"build_task": build_task},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_workers, use_gpu=gpus >= num_workers
-        ),
+        torch_config=ray.train.torch.TorchConfig(backend=backend),
+        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         # the same name and path resume: Ray Train hands the last checkpoint to the loop
         run_config=ray.train.RunConfig(
             name="ray_train",

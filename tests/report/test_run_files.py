@@ -20,7 +20,7 @@ from serkd.events import Observer, Observers
 from serkd.features.store import read_frames
 from serkd.models.student import build_student
 from serkd.report.plots import draw_confusions, save_figure
-from serkd.report.run import read_folds, run_experiment
+from serkd.report.run import read_folds, run_experiment, run_folder
 from serkd.report.tensorboard import TensorBoard
 from serkd.runtime import set_threads
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
@@ -54,8 +54,8 @@ def run(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> _Run:
     observer = Observers([board, Observer()])
     graph.run([TEACHER_OUTPUTS, STUDENT], StageStore(folder), Compute(), observer)
     board.close()
-    results, run_folder = run_experiment(tiny, "1", folder, "tiny", Observer())
-    return _Run(folder, folder / "live", run_folder, results, graph)
+    results, written = run_experiment(tiny, "1", folder, "tiny", Observer())
+    return _Run(folder, folder / "live", written, results, graph)
 
 
 def _read(folder: Path) -> EventAccumulator:
@@ -187,3 +187,10 @@ def test_a_confusion_picture_says_shares_of_the_true_class_and_counts(tmp_path: 
         draw_confusions({"t": counts, "s": counts.T}, list("abc")), tmp_path / "a" / "b.png"
     )
     _assert_picture(tmp_path / "a" / "b.png")
+
+
+def test_every_choice_of_folds_has_its_own_folder(tiny: Experiment, tmp_path: Path) -> None:
+    """One fold's results must not replace those of all folds."""
+    folders = {run_folder(tmp_path, "tiny", tiny, choice) for choice in ("1", "2", "all")}
+    assert len(folders) == 3
+    assert run_folder(tmp_path, "tiny", tiny, "all") in folders

@@ -241,3 +241,12 @@ def test_stages_that_a_trial_computes_equal_those_of_a_plain_run(
         for root in (swept.storage, tmp_path)
     )
     assert found == expected
+
+
+def test_a_trial_that_a_killed_driver_left_running_is_lost_and_replaced(swept: _Swept) -> None:
+    number = 1 + max(trial["trial"] for trial in swept.ledger.trials())
+    swept.ledger.append({"trial": number, "state": "running", "params": {}})
+    done = len([t for t in swept.ledger.trials() if t["state"] == "finished"])
+    summary = swept.again(trials=done + 1)
+    states = {trial["trial"]: trial["state"] for trial in summary["trials"]}
+    assert (states[number], states[number + 1]) == ("lost", "finished")
