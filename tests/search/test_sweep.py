@@ -14,6 +14,7 @@ from serkd.corpora.protocols import build_folds
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.report.sweep import start_sweep
+from serkd.runtime import set_threads
 from serkd.search.ledger import Ledger
 from serkd.search.space import Space
 from serkd.search.tuner import open_sweep
@@ -228,7 +229,8 @@ def test_a_fold_that_is_none_is_refused(
 def test_stages_that_a_trial_computes_equal_those_of_a_plain_run(
     swept: _Swept, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    """A trial has one thread and one CPU; its artifacts are shared with whoever has more."""
+    """Bit for bit with as many threads as a trial has; others may round sums differently."""
+    set_threads(Space.model_fields["resources"].default.cpu)
     trial = swept.summary["trials"][0]
     experiment = build_experiment(json.loads(tiny_recipe.read_text()), trial["params"])
     manifest = read_manifest(Path(experiment.corpus.manifest))
