@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,25 +15,35 @@ from serkd.errors import InputError
 
 SAMPLE_RATE_HZ = 16_000
 MIN_DURATION_S = 0.1  # five frames; convolutional front ends need 25 ms, statistics need more
-_CENTRE_OF_5_1 = 2  # FL FR C LFE BL BR: speech is mixed to the centre, laughter tracks around it
+_BLOCK_FRAMES = 1 << 18
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A decoded file.
+class Measured:
+    """What is known of a file without keeping its samples.
 
-    `waveform` is mono float32 in [-1, 1] at 16 kHz, shape (num_samples,). `sha256` is over the
-    native PCM of all channels, so it depends neither on the container nor on the resampler.
+    `num_samples` is the length at 16 kHz. `sha256` is over the samples of all channels as they
+    are decoded, so it depends neither on the container nor on the resampler.
     """
 
-    waveform: np.ndarray
+    num_samples: int
     sample_rate: int
     num_channels: int
     sha256: str
 
     @property
-    def num_samples(self) -> int:
-        return len(self.waveform)
+    def duration_s(self) -> float:
+        return self.num_samples / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True)
+class Decoded(Measured):
+    """A file's mono float32 `waveform` at 16 kHz, (num_samples,).
+
+    Full scale is 1; what a lossy codec or a float file has beyond it is kept.
+    """
+
+    waveform: np.ndarray
 
 
 def read_audio(path: Path) -> Decoded:
@@ -40,27 +52,57 @@ def read_audio(path: Path) -> Decoded:
     Raises:
         InputError: the file is missing, unreadable, not finite, or shorter than 0.1 s.
     """
+    mono: list[np.ndarray] = []
+    measured = _measure(path, mono)
+    waveform = np.concatenate(mono)
+    if measured.sample_rate != SAMPLE_RATE_HZ:
+        waveform = soxr.resample(waveform, measured.sample_rate, SAMPLE_RATE_HZ, quality="HQ")
+    return Decoded(**vars(measured), waveform=np.ascontiguousarray(waveform, np.float32))
+
+
+def measure_audio(path: Path) -> Measured:
+    """What `read_audio` would find, in the memory of one block, however long the file is.
+
+    Raises:
+        InputError: as `read_audio`.
+    """
+    return _measure(path, None)
+
+
+def _measure(path: Path, mono: list[np.ndarray] | None) -> Measured:
+    """Go through a file once; its downmixed blocks are appended to `mono`, unless it is None."""
+    digest, num_frames, is_finite = hashlib.sha256(), 0, True
+    with _open(path) as file:
+        centre = _centre_channel(file)
+        for pcm in file.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True):
+            digest.update(np.ascontiguousarray(pcm, dtype="<f4").data)
+            num_frames += len(pcm)
+            is_finite = is_finite and bool(np.isfinite(pcm).all())
+            if mono is not None:
+                mono.append(pcm.mean(axis=1) if centre is None else pcm[:, centre])
+        rate, num_channels = file.samplerate, file.channels
+    if num_frames < MIN_DURATION_S * rate:
+        raise InputError(
+            f"{path}: must last at least {MIN_DURATION_S} s, got {num_frames / rate:.3f} s"
+        )
+    if not is_finite:
+        raise InputError(f"{path}: must hold finite samples, it has NaN or infinity")
+    # soxr rounds to the nearest length, as a test checks
+    num_samples = (num_frames * SAMPLE_RATE_HZ + rate // 2) // rate
+    return Measured(num_samples, rate, num_channels, digest.hexdigest())
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     if not path.is_file():
         raise InputError(f"{path}: must be an audio file, but there is none")
     try:
         with soundfile.SoundFile(path) as file:
-            is_truncated = _says_truncated(file.extra_info)
-            pcm, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+            if _says_truncated(file.extra_info):
+                raise InputError(f"{path}: must be whole, but it is shorter than its header says")
+            yield file
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise InputError(f"{path}: must be readable audio: {error}") from error
-    if is_truncated:
-        raise InputError(f"{path}: must be whole, but it is shorter than its header says")
-    if len(pcm) < MIN_DURATION_S * rate:
-        raise InputError(
-            f"{path}: must last at least {MIN_DURATION_S} s, got {len(pcm) / rate:.3f} s"
-        )
-    if not np.isfinite(pcm).all():
-        raise InputError(f"{path}: must hold finite samples, it has NaN or infinity")
-    waveform = downmix(pcm)
-    if rate != SAMPLE_RATE_HZ:
-        waveform = soxr.resample(waveform, rate, SAMPLE_RATE_HZ, quality="HQ")
-    sha256 = hashlib.sha256(np.ascontiguousarray(pcm, dtype="<f4").data).hexdigest()
-    return Decoded(np.ascontiguousarray(waveform, np.float32), rate, pcm.shape[1], sha256)
 
 
 def _says_truncated(notes: str) -> bool:
@@ -72,11 +114,15 @@ def _says_truncated(notes: str) -> bool:
     return claimed is not None and int(claimed[1]) < 0x7FFF_F000
 
 
-def downmix(pcm: np.ndarray) -> np.ndarray:
-    """(T, C) to (T,): the centre of 5.1, the mean of anything else."""
-    if pcm.shape[1] == 6:
-        return pcm[:, _CENTRE_OF_5_1]
-    return pcm.mean(axis=1)
+def _centre_channel(file: soundfile.SoundFile) -> int | None:
+    """The channel of 5.1 that speech is mixed to; None = not 5.1, the mean is taken.
+
+    Around the centre are music and laughter tracks. WAV and FLAC order FL FR C LFE BL BR, Ogg
+    (Vorbis and Opus) FL C FR BL BR LFE.
+    """
+    if file.channels != 6:
+        return None
+    return 1 if file.format == "OGG" else 2
 
 
 def crop(waveform: np.ndarray, max_duration_s: float) -> np.ndarray:

@@ -1,23 +1,24 @@
-"""The list of a corpus's utterances: schema, building, reading, sealing of test labels."""
+"""The list of a corpus's utterances: schema, reading, writing, sealing of test labels."""
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serkd.corpora.audio import read_audio
 from serkd.errors import InputError, refuse
 
 GENDERS = ("female", "male", "unknown")
-_MAX_LISTED = 20
+SPLITS = ("train", "dev", "test")
 _NEVER_EMPTY = ("utt_id", "path", "speaker_id", "emotion", "sha256")
+_LEGAL = {"gender": GENDERS, "split": (*SPLITS, "")}
+_META = b"serkd"
 
 SCHEMA = pa.schema(
     [
@@ -26,29 +27,16 @@ SCHEMA = pa.schema(
         ("corpus", pa.string()),
         ("speaker_id", pa.string()),
         ("gender", pa.string()),
-        ("session", pa.string()),
+        ("session", pa.string()),  # recorded together; "" where the corpus has none
         ("emotion", pa.string()),
         ("split", pa.string()),  # train|dev|test where the corpus has an official split, else ""
+        ("votes", pa.map_(pa.string(), pa.int32())),  # annotators by category, where known
         ("duration_s", pa.float64()),
         ("num_samples", pa.int64()),  # after resampling to 16 kHz
         ("sample_rate", pa.int32()),  # of the file
-        ("sha256", pa.string()),  # of the file's native PCM
+        ("sha256", pa.string()),  # of the file's samples
     ]
 )
-
-
-@dataclass(frozen=True)
-class SourceUtterance:
-    """What a corpus's folder says of an utterance, before its audio is read."""
-
-    utt_id: str
-    path: Path
-    corpus: str
-    speaker_id: str
-    gender: str
-    session: str
-    emotion: str
-    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +51,7 @@ class Utterance:
     session: str
     emotion: str
     split: str
+    votes: tuple[tuple[str, int], ...]
     duration_s: float
     num_samples: int
     sample_rate: int
@@ -75,6 +64,7 @@ class Manifest:
 
     utterances: tuple[Utterance, ...]
     class_names: tuple[str, ...]
+    excluded: tuple[str, ...] = ()  # what `prepare` left out, and why, a line each
 
     @cached_property
     def by_id(self) -> dict[str, Utterance]:
@@ -97,89 +87,22 @@ class Manifest:
         return [index[self.by_id[utt_id].emotion] for utt_id in utt_ids]
 
     def seal(self, test_ids: Iterable[str]) -> "Manifest":
-        """The same manifest without the emotions of `test_ids`: what training code is given."""
+        """The same manifest without what annotators said of `test_ids`."""
         sealed = set(test_ids)
-        rows = (replace(u, emotion="") if u.utt_id in sealed else u for u in self.utterances)
-        return Manifest(tuple(rows), self.class_names)
+        rows = (
+            replace(u, emotion="", votes=()) if u.utt_id in sealed else u for u in self.utterances
+        )
+        return replace(self, utterances=tuple(rows))
 
 
 def _hash(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def build_manifest(
-    sources: Sequence[SourceUtterance],
-    *,
-    on_bad: Literal["refuse", "exclude"] = "refuse",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Manifest, list[str]]:
-    """Decode every file once, in parallel, and measure it.
-
-    Returns the manifest and the problems of the files that were excluded.
-
-    Raises:
-        InputError: no utterances, a repeated id, a label or gender out of range, or, with
-            `on_bad="refuse"`, any unreadable, empty or too short file (all are named).
-    """
-    refuse(_source_problems(sources))
-    rows: list[Utterance] = []
-    bad: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, result in enumerate(pool.map(_measure, sources), start=1):
-            if isinstance(result, Utterance):
-                rows.append(result)
-            else:
-                bad.append(result)
-            progress(done, len(sources))
-    if bad and on_bad == "refuse":
-        refuse([*_shorten(bad), "exclude these files with --on-bad exclude, or repair them"])
-    if not rows:
-        raise InputError("a manifest must hold at least one readable utterance, got none")
-    return _sorted_manifest(rows), bad
-
-
-def _source_problems(sources: Sequence[SourceUtterance]) -> list[str]:
-    if not sources:
-        return ["a corpus must hold at least one utterance, found none"]
-    problems, seen = [], set()
-    for source in sources:
-        if source.utt_id in seen:
-            problems.append(f"utt_id must be unique, {source.utt_id!r} is repeated")
-        seen.add(source.utt_id)
-        if source.gender not in GENDERS:
-            problems.append(
-                f"{source.utt_id}: gender must be one of {', '.join(GENDERS)}, "
-                f"got {source.gender!r}"
-            )
-        for name in ("utt_id", "speaker_id", "emotion"):
-            if not getattr(source, name):
-                problems.append(f"{source.utt_id or source.path}: {name} must not be empty")
-    return _shorten(problems)
-
-
-def _shorten(problems: list[str]) -> list[str]:
-    if len(problems) <= _MAX_LISTED:
-        return problems
-    return [*problems[:_MAX_LISTED], f"... and {len(problems) - _MAX_LISTED} more"]
-
-
-def _measure(source: SourceUtterance) -> Utterance | str:
-    try:
-        decoded = read_audio(source.path)
-    except InputError as error:
-        return str(error)
-    return Utterance(
-        **{**asdict(source), "path": str(source.path.resolve())},
-        duration_s=decoded.num_samples / 16_000,
-        num_samples=decoded.num_samples,
-        sample_rate=decoded.sample_rate,
-        sha256=decoded.sha256,
-    )
-
-
-def _sorted_manifest(rows: Iterable[Utterance]) -> Manifest:
+def make_manifest(rows: Iterable[Utterance], excluded: Sequence[str] = ()) -> Manifest:
+    """Sort the utterances; the classes are the emotions that they have."""
     ordered = tuple(sorted(rows, key=lambda u: u.utt_id))
-    return Manifest(ordered, tuple(sorted({u.emotion for u in ordered})))
+    return Manifest(ordered, tuple(sorted({u.emotion for u in ordered})), tuple(excluded))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -187,8 +110,10 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     folder = path.resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(u), "path": _relative(Path(u.path), folder)} for u in manifest.utterances]
+    notes = {_META: json.dumps({"excluded": manifest.excluded}).encode()}
+    table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(notes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
+    pq.write_table(table, temporary)
     temporary.replace(path)
 
 
@@ -196,12 +121,12 @@ def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, *, is_for_learning: bool = True) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        InputError: no such file, not a manifest, or fewer than two classes or three speakers
-            (nothing can be learned, or train, dev and test cannot be disjoint).
+        InputError: no such file, not a manifest, or, when it is for learning, fewer than two
+            classes or three speakers.
     """
     if not path.is_file():
         raise InputError(
@@ -211,16 +136,44 @@ def read_manifest(path: Path) -> Manifest:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: must be a Parquet manifest: {error}") from error
-    missing = sorted(set(SCHEMA.names) - set(table.column_names))
-    if missing:
-        raise InputError(f"{path}: a manifest must have the columns {', '.join(missing)}")
+    if missing := sorted(set(SCHEMA.names) - set(table.column_names)):
+        raise InputError(
+            f"{path}: a manifest must have the columns that `serkd prepare` writes, it lacks "
+            f"{', '.join(missing)}"
+        )
+    notes = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
     folder = path.resolve().parent
-    rows = _typed(table, path).to_pylist()
-    manifest = _sorted_manifest(
-        Utterance(**{**row, "path": str(folder / row["path"])}) for row in rows
+    manifest = make_manifest(
+        (_utterance(row, folder) for row in _typed(table, path).to_pylist()),
+        notes.get("excluded", ()),
     )
-    _check_learnable(manifest, path)
+    if len(manifest.by_id) != len(manifest.utterances):
+        raise InputError(f"{path}: utt_id must be unique")
+    if is_for_learning:
+        refuse([f"{path}: {problem}" for problem in learning_problems(manifest)])
     return manifest
+
+
+def _utterance(row: dict[str, Any], folder: Path) -> Utterance:
+    row["path"], row["votes"] = str(folder / row["path"]), tuple(row["votes"])
+    return Utterance(**row)
+
+
+def learning_problems(manifest: Manifest) -> list[str]:
+    """Why nothing could be learned from a manifest, or nothing tested."""
+    speakers = {u.speaker_id for u in manifest.utterances}
+    problems = []
+    if len(manifest.class_names) < 2:
+        problems.append(
+            "a manifest must have at least two emotions, got "
+            f"{', '.join(manifest.class_names) or 'none'}"
+        )
+    if len(speakers) < 3:
+        problems.append(
+            "a manifest must have at least three speakers (train, dev and test share none), "
+            f"got {len(speakers)}"
+        )
+    return problems
 
 
 def _typed(table: pa.Table, path: Path) -> pa.Table:
@@ -236,27 +189,12 @@ def _typed(table: pa.Table, path: Path) -> pa.Table:
         values = columns[-1].to_pylist()
         if None in values or (field.name in _NEVER_EMPTY and "" in values):
             problems.append(f"{path}: {field.name} must be given for every utterance")
-        elif field.name == "gender" and (other := sorted(set(values) - set(GENDERS))):
-            problems.append(f"{path}: gender must be one of {', '.join(GENDERS)}, got {other[0]!r}")
+        elif other := sorted(set(values) - set(_LEGAL[field.name])) if field.name in _LEGAL else []:
+            problems.append(
+                f"{path}: {field.name} must be one of {', '.join(_LEGAL[field.name])}, "
+                f"got {other[0]!r}"
+            )
         elif field.name == "num_samples" and min(values, default=1) < 1:
             problems.append(f"{path}: num_samples must be at least 1, got {min(values)}")
     refuse(problems)
     return pa.table(columns, schema=SCHEMA)
-
-
-def _check_learnable(manifest: Manifest, path: Path) -> None:
-    speakers = {u.speaker_id for u in manifest.utterances}
-    problems = []
-    if len(manifest.class_names) < 2:
-        problems.append(
-            f"{path}: a manifest must have at least two emotions, got "
-            f"{', '.join(manifest.class_names) or 'none'}"
-        )
-    if len(speakers) < 3:
-        problems.append(
-            f"{path}: a manifest must have at least three speakers (train, dev and test share "
-            f"none), got {len(speakers)}"
-        )
-    if len(manifest.by_id) != len(manifest.utterances):
-        problems.append(f"{path}: utt_id must be unique")
-    refuse(problems)

@@ -7,7 +7,7 @@ actor; odd actors are male, even ones female.
 import re
 from pathlib import Path
 
-from serkd.corpora.manifest import SourceUtterance
+from serkd.corpora.build import Listing, SourceUtterance, count_notes
 from serkd.errors import InputError
 
 EMOTIONS = {
@@ -20,10 +20,11 @@ EMOTIONS = {
     "07": "disgust",
     "08": "surprised",
 }
+NUM_CLIPS = 1440
 _AUDIO_ONLY_SPEECH = re.compile(r"03-01-(0[1-8])-\d\d-\d\d-\d\d-(\d\d)\.(wav|flac)$", re.IGNORECASE)
 
 
-def scan(root: Path) -> list[SourceUtterance]:
+def scan(root: Path) -> Listing:
     """Find the speech clips below `root`: the official `Actor_NN` folders or one flat folder.
 
     Songs (channel 02) and video files are passed over.
@@ -37,7 +38,7 @@ def scan(root: Path) -> list[SourceUtterance]:
     sources = [source for source in found if source]
     if not sources:
         raise InputError(f"{root}: must hold RAVDESS clips such as 03-01-05-01-02-01-12.wav")
-    return sources
+    return Listing(sources, notes=count_notes("RAVDESS speech", len(sources), NUM_CLIPS))
 
 
 def _source(path: Path) -> SourceUtterance | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import istft, stft
 
-from serkd.corpora.manifest import SourceUtterance
+from serkd.corpora.build import Listing, SourceUtterance
 
 EMOTIONS = ("angry", "happy", "neutral", "sad")
 SAMPLE_RATE = 16_000
@@ -205,7 +205,7 @@ def write_corpus(
     utterances_per_emotion: int = 5,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[SourceUtterance]:
+) -> Listing:
     """Write the corpus as 16-bit FLAC under folder/audio and describe it.
 
     The same arguments give the same samples whatever was there before; progress, if given,
@@ -229,4 +229,4 @@ def write_corpus(
         )
         if progress is not None:
             progress(len(written), len(todo))
-    return written
+    return Listing(written)

@@ -6,7 +6,8 @@ from rich.console import Console
 
 import serkd
 from serkd.config import read_experiment
-from serkd.corpora.manifest import build_manifest, write_manifest
+from serkd.corpora.build import build_manifest
+from serkd.corpora.manifest import write_manifest
 from serkd.corpora.synthetic import write_corpus
 from serkd.errors import InputError
 from serkd.events import Observer
@@ -53,5 +54,4 @@ def _write_synthetic(path: Path, observer: Observer) -> None:
     def progress(done: int, total: int) -> None:
         observer.progress("synthesise", done, total, "files")
 
-    manifest, _ = build_manifest(write_corpus(path.parent, progress=progress))
-    write_manifest(manifest, path)
+    write_manifest(build_manifest(write_corpus(path.parent, progress=progress)), path)

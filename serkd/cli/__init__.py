@@ -1,0 +1,49 @@
+"""The command line: parse, call, print."""
+
+import logging
+import sys
+import traceback
+
+import typer
+
+from serkd.cli import work
+from serkd.cli.prepare import prepare
+from serkd.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Search for small models that recognise emotion in speech: teacher, pseudo-labels, "
+    "distillation.",
+)
+app.add_typer(prepare, name="prepare")
+for command in (work.config, work.run, work.sweep, work.quickstart):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run a command; exit 0 done, 1 the work failed, 2 the user's input is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if (cause := _input_error(error)) is not None:
+            print(f"error: {cause}", file=sys.stderr)
+            sys.exit(2)
+        traceback.print_exc()
+        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """An `InputError` that a task or actor raised arrives wrapped by Ray."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return None

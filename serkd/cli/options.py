@@ -1,0 +1,38 @@
+"""Options that several commands have, and what they watch and print with."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from rich.console import Console
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="dotted.key=value, may be repeated")
+]
+StorageOption = Annotated[Path, typer.Option(help="folder for stages, runs and sweeps")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, results only")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print results as JSON")]
+
+
+def watch(console: "Console", quiet: bool) -> "AbstractContextManager[Any]":
+    """An observer: the terminal, or nobody."""
+    from contextlib import nullcontext
+
+    from serkd.events import Observer
+    from serkd.report.terminal import Terminal
+
+    return nullcontext(Observer()) if quiet else Terminal(console)
+
+
+def open_console() -> "Console":
+    """Where tables go."""
+    from rich.console import Console
+
+    # a file or pipe has no width of its own; tables need more than 80 columns
+    return Console() if sys.stdout.isatty() else Console(width=120)

@@ -1,0 +1,143 @@
+"""``serkd prepare``: a corpus on disk to a manifest; one command a corpus."""
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serkd.cli.options import QuietOption, open_console, watch
+from serkd.errors import InputError
+
+if TYPE_CHECKING:
+    from serkd.corpora.build import Limits, Listing
+
+prepare = typer.Typer(no_args_is_help=True, help="Turn a corpus on disk into a manifest.")
+
+
+class OnBad(StrEnum):
+    """What to do with audio that cannot be used."""
+
+    refuse = "refuse"
+    exclude = "exclude"
+
+
+OutOption = Annotated[Path, typer.Option("--out", help="manifest to write (.parquet)")]
+OnBadOption = Annotated[
+    OnBad, typer.Option(help="unreadable, empty or too short audio: stop, or leave it out")
+]
+Scan = Callable[[Callable[[int, int], None]], "Listing"]
+
+
+def _write_manifest(
+    scan: Scan, out: Path, on_bad: OnBad, quiet: bool, limits: "Limits | None" = None
+) -> None:
+    """Scan, measure and write; what was measured outlives an interruption."""
+    from serkd.corpora.build import Limits, build_manifest
+    from serkd.corpora.manifest import learning_problems, write_manifest
+    from serkd.report.corpus import manifest_summary
+
+    console = open_console()
+    journal = out.with_name(f".{out.name}.measured")
+    with watch(console, quiet) as observer:
+        listing = scan(lambda done, total: observer.progress("scan", done, total, "files"))
+        manifest = build_manifest(
+            listing,
+            on_bad=on_bad.value,
+            limits=limits or Limits(),
+            journal=journal,
+            progress=lambda done, total: observer.progress("read", done, total, "files"),
+        )
+    for problem in manifest.excluded:
+        print(f"excluded: {problem}", file=sys.stderr)
+    write_manifest(manifest, out)
+    journal.unlink(missing_ok=True)
+    for note in (*listing.notes, *learning_problems(manifest)):
+        print(f"note: {note}", file=sys.stderr)
+    if not quiet:
+        console.print(manifest_summary(manifest))
+    hours = sum(u.duration_s for u in manifest.utterances) / 3600
+    speakers = len({u.speaker_id for u in manifest.utterances})
+    console.print(
+        f"{out}: {len(manifest.utterances)} utterances, {speakers} speakers, "
+        f"{len(manifest.class_names)} emotions, {hours:.2f} h, {len(manifest.excluded)} excluded",
+        soft_wrap=True,
+    )
+
+
+@prepare.command("ravdess")
+def prepare_ravdess(
+    root: Annotated[Path, typer.Argument(help="folder with the clips, WAV or FLAC, any depth")],
+    out: OutOption = Path("ravdess.parquet"),
+    on_bad: OnBadOption = OnBad.refuse,
+    quiet: QuietOption = False,
+) -> None:
+    """RAVDESS speech."""
+    from serkd.corpora.ravdess import scan
+
+    _write_manifest(lambda progress: scan(root), out, on_bad, quiet)
+
+
+@prepare.command("table")
+def prepare_table(
+    table: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet, one utterance a row")],
+    out: OutOption = Path("manifest.parquet"),
+    column: Annotated[
+        list[str] | None, typer.Option(help="ours=theirs, e.g. speaker_id=speaker")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="theirs=ours, e.g. exc=hap; 'other=' leaves it out")
+    ] = None,
+    audio_root: Annotated[Path | None, typer.Option(help="where relative paths start")] = None,
+    on_bad: OnBadOption = OnBad.refuse,
+    quiet: QuietOption = False,
+) -> None:
+    """Your own corpus, from a table."""
+    from serkd.corpora.table import scan
+
+    columns = _read_pairs("--column", column)
+    if empty := [name for name, value in columns.items() if not value]:
+        raise InputError(f"--column must look like name=value, got '{empty[0]}='")
+    labels = _read_pairs("--label", label)
+    _write_manifest(lambda progress: scan(table, columns, labels, audio_root), out, on_bad, quiet)
+
+
+def _read_pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"{option} must look like name=value, got {text!r}")
+        if pairs.setdefault(name, value) != value:
+            raise InputError(f"{option} must name {name} once, got {pairs[name]!r} and {value!r}")
+    return pairs
+
+
+@prepare.command("synthetic")
+def prepare_synthetic(
+    folder: Annotated[Path, typer.Argument(help="where the audio is written")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="manifest; default FOLDER/manifest.parquet")
+    ] = None,
+    num_speakers: Annotated[int, typer.Option(min=3)] = 24,
+    utterances_per_emotion: Annotated[int, typer.Option(min=1)] = 5,
+    seed: int = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """A built-in corpus of synthesised speech, the same for the same seed."""
+    from serkd.corpora.synthetic import write_corpus
+
+    _write_manifest(
+        lambda progress: write_corpus(
+            folder,
+            num_speakers=num_speakers,
+            utterances_per_emotion=utterances_per_emotion,
+            seed=seed,
+            progress=progress,
+        ),
+        out or folder / "manifest.parquet",
+        OnBad.refuse,
+        quiet,
+    )
