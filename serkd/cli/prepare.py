@@ -24,9 +24,36 @@ class OnBad(StrEnum):
     exclude = "exclude"
 
 
+class Classes(StrEnum):
+    """IEMOCAP's sets of classes."""
+
+    four = "4"
+    four_without_excited = "4-no-exc"
+    five = "5"
+    six = "6"
+
+
+class Subset(StrEnum):
+    """IEMOCAP's kinds of dialog."""
+
+    all = "all"
+    improvised = "improvised"
+    scripted = "scripted"
+
+
+class Labels(StrEnum):
+    """MELD's two annotations."""
+
+    emotion = "emotion"
+    sentiment = "sentiment"
+
+
 OutOption = Annotated[Path, typer.Option("--out", help="manifest to write (.parquet)")]
 OnBadOption = Annotated[
     OnBad, typer.Option(help="unreadable, empty or too short audio: stop, or leave it out")
+]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="use what there is of an incomplete release")
 ]
 Scan = Callable[[Callable[[int, int], None]], "Listing"]
 
@@ -76,6 +103,89 @@ def prepare_ravdess(
 ) -> None:
     """RAVDESS speech."""
     from serkd.corpora.ravdess import scan
+
+    _write_manifest(lambda progress: scan(root), out, on_bad, quiet)
+
+
+@prepare.command("iemocap")
+def prepare_iemocap(
+    root: Annotated[Path, typer.Argument(help="IEMOCAP_full_release, with Session1 to Session5")],
+    out: OutOption = Path("iemocap.parquet"),
+    classes: Annotated[
+        Classes,
+        typer.Option(help="4: ang, hap (with exc), neu, sad; 5: and fru; 6: and exc by itself"),
+    ] = Classes.four,
+    subset: Annotated[Subset, typer.Option(help="kind of dialog")] = Subset.all,
+    allow_missing: AllowMissingOption = False,
+    on_bad: OnBadOption = OnBad.refuse,
+    quiet: QuietOption = False,
+) -> None:
+    """IEMOCAP: its own four-class set of 5531 utterances, or other classes."""
+    from serkd.corpora.iemocap import scan
+
+    _write_manifest(
+        lambda progress: scan(root, classes.value, subset.value, allow_missing), out, on_bad, quiet
+    )
+
+
+@prepare.command("meld")
+def prepare_meld(
+    root: Annotated[Path, typer.Argument(help="MELD.Raw: tables and clips of all three splits")],
+    out: OutOption = Path("meld.parquet"),
+    labels: Annotated[Labels, typer.Option(help="seven emotions or three sentiments")] = (
+        Labels.emotion
+    ),
+    audio_dir: Annotated[
+        Path | None,
+        typer.Option(help="where the sound of MP4 clips is written; default beside --out"),
+    ] = None,
+    min_duration: Annotated[float, typer.Option(help="seconds, of training clips")] = 0.1,
+    max_duration: Annotated[float, typer.Option(help="seconds, of training clips")] = 30.0,
+    allow_missing: AllowMissingOption = False,
+    on_bad: OnBadOption = OnBad.refuse,
+    quiet: QuietOption = False,
+) -> None:
+    """MELD with its official split; MP4 clips need PyAV or ffmpeg."""
+    from serkd.corpora.build import Limits
+    from serkd.corpora.meld import scan
+
+    if not 0 <= min_duration < max_duration:
+        raise InputError(
+            "--min-duration must be at least 0 and less than --max-duration, got "
+            f"{min_duration:g} and {max_duration:g}"
+        )
+    folder = audio_dir or out.with_name(f"{out.stem}-audio")
+    _write_manifest(
+        lambda progress: scan(root, folder, labels.value, allow_missing, progress),
+        out,
+        on_bad,
+        quiet,
+        Limits(min_duration, max_duration),
+    )
+
+
+@prepare.command("emodb")
+def prepare_emodb(
+    root: Annotated[Path, typer.Argument(help="folder with the clips, WAV or FLAC, any depth")],
+    out: OutOption = Path("emodb.parquet"),
+    on_bad: OnBadOption = OnBad.refuse,
+    quiet: QuietOption = False,
+) -> None:
+    """EmoDB, the Berlin database of emotional speech."""
+    from serkd.corpora.emodb import scan
+
+    _write_manifest(lambda progress: scan(root), out, on_bad, quiet)
+
+
+@prepare.command("crema_d")
+def prepare_crema_d(
+    root: Annotated[Path, typer.Argument(help="folder with AudioWAV and VideoDemographics.csv")],
+    out: OutOption = Path("crema_d.parquet"),
+    on_bad: OnBadOption = OnBad.refuse,
+    quiet: QuietOption = False,
+) -> None:
+    """CREMA-D."""
+    from serkd.corpora.crema_d import scan
 
     _write_manifest(lambda progress: scan(root), out, on_bad, quiet)
 

@@ -18,6 +18,10 @@ MIN_DURATION_S = 0.1  # five frames; convolutional front ends need 25 ms, statis
 _BLOCK_FRAMES = 1 << 18
 
 
+class TooShortError(InputError):
+    """A readable file that is too short to compute anything from."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What is known of a file without keeping its samples.
@@ -72,17 +76,17 @@ def measure_audio(path: Path) -> Measured:
 def _measure(path: Path, mono: list[np.ndarray] | None) -> Measured:
     """Go through a file once; its downmixed blocks are appended to `mono`, unless it is None."""
     digest, num_frames, is_finite = hashlib.sha256(), 0, True
-    with _open(path) as file:
-        centre = _centre_channel(file)
-        for pcm in file.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True):
+    with open_audio(path) as file:
+        centre = centre_channel(file)
+        for pcm in read_blocks(file):
             digest.update(np.ascontiguousarray(pcm, dtype="<f4").data)
             num_frames += len(pcm)
             is_finite = is_finite and bool(np.isfinite(pcm).all())
             if mono is not None:
-                mono.append(pcm.mean(axis=1) if centre is None else pcm[:, centre])
+                mono.append(downmix(pcm, centre))
         rate, num_channels = file.samplerate, file.channels
     if num_frames < MIN_DURATION_S * rate:
-        raise InputError(
+        raise TooShortError(
             f"{path}: must last at least {MIN_DURATION_S} s, got {num_frames / rate:.3f} s"
         )
     if not is_finite:
@@ -93,7 +97,8 @@ def _measure(path: Path, mono: list[np.ndarray] | None) -> Measured:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[soundfile.SoundFile]:
+def open_audio(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A file to read. `InputError` if it is not audio, or shorter than its header says."""
     if not path.is_file():
         raise InputError(f"{path}: must be an audio file, but there is none")
     try:
@@ -105,6 +110,17 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
         raise InputError(f"{path}: must be readable audio: {error}") from error
 
 
+def read_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """Its samples as float32, (T, C) at a time."""
+    return iter(file.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True))
+
+
+def downmix(pcm: np.ndarray, centre: int | None) -> np.ndarray:
+    """Samples (T, C) to mono (T,): the centre channel, or the mean where there is none."""
+    # a copy, as a view would keep all channels in memory
+    return pcm.mean(axis=1) if centre is None else pcm[:, centre].copy()
+
+
 def _says_truncated(notes: str) -> bool:
     """Whether libsndfile's notes on a file name a data chunk longer than the file.
 
@@ -114,7 +130,7 @@ def _says_truncated(notes: str) -> bool:
     return claimed is not None and int(claimed[1]) < 0x7FFF_F000
 
 
-def _centre_channel(file: soundfile.SoundFile) -> int | None:
+def centre_channel(file: soundfile.SoundFile) -> int | None:
     """The channel of 5.1 that speech is mixed to; None = not 5.1, the mean is taken.
 
     Around the centre are music and laughter tracks. WAV and FLAC order FL FR C LFE BL BR, Ogg

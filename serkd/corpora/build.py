@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from serkd.corpora.audio import Measured, measure_audio
+from serkd.corpora.audio import MIN_DURATION_S, Measured, TooShortError, measure_audio
 from serkd.corpora.manifest import GENDERS, SPLITS, Manifest, Utterance, make_manifest
 from serkd.errors import InputError, refuse
 
@@ -40,11 +40,14 @@ class SourceUtterance:
 class Listing:
     """What scanning a corpus found.
 
-    `excluded` names each utterance that is left out and why; `notes` is what a user should know.
+    `excluded` names each utterance that is left out and why; `bad` those whose file could not be
+    used, which `build_manifest` refuses or excludes as it does with unreadable audio; `notes` is
+    what a user should know.
     """
 
     sources: list[SourceUtterance]
     excluded: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,7 +60,9 @@ def count_notes(corpus: str, found: int, released: int) -> list[str]:
 class Limits:
     """Durations in seconds that a training utterance may have.
 
-    Dev and test stay whole, or their scores could not be compared with anybody's.
+    Dev and test stay whole, or their scores could not be compared with anybody's; but who sets a
+    minimum of at least `MIN_DURATION_S` leaves out of every split what is shorter than that, as
+    nothing can be computed from it.
     """
 
     min_s: float = 0.0
@@ -80,14 +85,17 @@ def build_manifest(
         InputError: no utterances, a repeated id, a label, gender or split out of range, or, with
             `on_bad="refuse"`, any unreadable, empty or too short file (all are named).
     """
-    refuse(_source_problems(listing.sources))
+    if listing.sources or not listing.bad:
+        refuse(_source_problems(listing.sources))
     rows: list[Utterance] = []
-    bad: list[str] = []
+    bad = [*listing.bad]
     outside: list[str] = []
     found = _measure_all(listing.sources, journal)
     for done, (source, measured) in enumerate(zip(listing.sources, found, strict=True), start=1):
-        if isinstance(measured, str):
-            bad.append(_at(source, measured))
+        if isinstance(measured, TooShortError) and limits.min_s >= MIN_DURATION_S:
+            outside.append(f"{source.utt_id}: {measured}")
+        elif isinstance(measured, InputError):
+            bad.append(_at(source, str(measured)))
         elif problem := _outside(source, measured, limits):
             outside.append(problem)
         else:
@@ -129,6 +137,8 @@ def _source_problems(sources: Sequence[SourceUtterance]) -> list[str]:
             if not getattr(source, name):
                 label = source.utt_id or str(source.path)
                 problems.append(_at(source, f"{label}: {name} must not be empty"))
+        if not _is_text(source.path):
+            problems.append(_at(source, f"the path must be UTF-8, got {str(source.path)!r}"))
         for name, legal in (("gender", GENDERS), ("split", (*SPLITS, ""))):
             if (value := getattr(source, name)) not in legal:
                 allowed = ", ".join(option or "empty" for option in legal)
@@ -136,8 +146,9 @@ def _source_problems(sources: Sequence[SourceUtterance]) -> list[str]:
                     _at(source, f"{source.utt_id}: {name} must be one of {allowed}, got {value!r}")
                 )
         if (first := seen.setdefault(source.utt_id, source)) is not source:
+            repeated = f"utt_id must be unique, {source.utt_id!r} is repeated"
             also = f" (first in {first.origin})" if first.origin else ""
-            problems.append(_at(source, f"utt_id must be unique, {source.utt_id!r} is repeated{also}"))
+            problems.append(_at(source, repeated + also))
         if (first := genders.setdefault(source.speaker_id, source)).gender != source.gender:
             problems.append(
                 _at(
@@ -147,6 +158,15 @@ def _source_problems(sources: Sequence[SourceUtterance]) -> list[str]:
                 )
             )
     return shorten(problems)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a manifest can hold the path: names that are not UTF-8 come as lone surrogates."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _at(source: SourceUtterance, problem: str) -> str:
@@ -162,14 +182,15 @@ def shorten(problems: list[str]) -> list[str]:
 
 def _measure_all(
     sources: Sequence[SourceUtterance], journal: Path | None
-) -> Iterable[Measured | str]:
+) -> Iterable[Measured | InputError]:
     """Measure in order; a file that changed since it was noted down is measured again."""
     known = _read_journal(journal)
     if journal is not None:
         journal.parent.mkdir(parents=True, exist_ok=True)
-    with (journal or Path(os.devnull)).open("ab") as notes, ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = ThreadPoolExecutor(os.cpu_count())
+    with (journal or Path(os.devnull)).open("ab") as notes, threads as pool:
 
-        def measure(source: SourceUtterance) -> Measured | str:
+        def measure(source: SourceUtterance) -> Measured | InputError:
             try:
                 stamp = _stamp(source.path)
                 if (measured := known.get(stamp)) is None:
@@ -178,7 +199,7 @@ def _measure_all(
                     notes.write(json.dumps(record).encode() + b"\n")
                 return measured
             except InputError as error:
-                return str(error)
+                return error
 
         yield from pool.map(measure, sources)
 
@@ -200,5 +221,6 @@ def _read_journal(journal: Path | None) -> dict[str, Measured]:
             record: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:  # torn by a crash, or the empty end
             continue
-        known[record.pop("stamp")] = Measured(**record)
+        stamp = record.pop("stamp")
+        known[stamp] = Measured(**record)
     return known
