@@ -1,64 +1,16 @@
-"""IEMOCAP: its evaluation files, its speakers, its published counts, and what is missing."""
+"""IEMOCAP: its evaluation files, its speakers, and what is missing, on a few utterances."""
 
-import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
-from itertools import cycle, islice
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from iemocap_release import block, evaluation_path, wav_path, write_release
 
-from serkd.cli import main
 from serkd.corpora.build import Listing
 from serkd.corpora.iemocap import scan
-from serkd.corpora.manifest import read_manifest
 from serkd.errors import InputError
-
-_SHARED = Path(os.environ.get("SERKD_REAL_DATA", Path(__file__).resolve().parents[3] / "shared"))
-_LIST = _SHARED / "data" / "splits" / "iemocap.csv"
-needs_real_data = pytest.mark.skipif(not _LIST.is_file(), reason="SERKD_REAL_DATA has no lists")
-
-_VOTES = "C-E2:\tNeutral;\t()\nC-E3:\tNeutral;\t()\nC-E4:\tAnger; Frustration;\t(curt)\n"
-_SELF = "C-M1:\tSadness;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\nA-M1:\tval 3; act 2; dom 1;\t()\n"
-
-
-def _block(utt_id: str, label: str, votes: str = _VOTES) -> str:
-    return f"[6.2901 - 8.2357]\t{utt_id}\t{label}\t[2.5000, 2.5000, 2.5000]\n{votes}{_SELF}\n"
-
-
-def _evaluation(release: Path, dialog: str) -> Path:
-    return release / f"Session{dialog[4]}" / "dialog" / "EmoEvaluation" / f"{dialog}.txt"
-
-
-def _wav(release: Path, utt_id: str) -> Path:
-    dialog = utt_id.rpartition("_")[0]
-    return release / f"Session{utt_id[4]}" / "sentences" / "wav" / dialog / f"{utt_id}.wav"
-
-
-def _write_release(
-    release: Path, labels: Iterable[tuple[str, str]], *, newline: str = "\n"
-) -> Path:
-    """A release of utterances and labels; all sound is one short file."""
-    tone = release / "tone.wav"
-    release.mkdir(parents=True, exist_ok=True)
-    soundfile.write(tone, 0.1 * np.sin(np.arange(1_920) / 5), 16_000)
-    texts: dict[str, list[str]] = {}
-    for utt_id, label in labels:
-        texts.setdefault(utt_id.rpartition("_")[0], []).append(_block(utt_id, label))
-        wav = _wav(release, utt_id)
-        wav.parent.mkdir(parents=True, exist_ok=True)
-        wav.hardlink_to(tone)
-    for dialog, blocks in texts.items():
-        path = _evaluation(release, dialog)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        head = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
-        path.write_text(head + "".join(blocks), encoding="latin-1", newline=newline)
-    return release
-
 
 _INVENTED = (
     ("Ses01F_impro01_F000", "neu"),
@@ -74,7 +26,7 @@ _INVENTED = (
 
 @pytest.fixture
 def invented(tmp_path: Path) -> Path:
-    return _write_release(tmp_path / "release", _INVENTED, newline="\r\n")
+    return write_release(tmp_path / "release", _INVENTED, newline="\r\n")
 
 
 def _scan(root: Path, **options: str) -> Listing:
@@ -97,8 +49,8 @@ def test_votes_are_those_of_outsiders_and_not_merged(invented: Path) -> None:
     text = (
         "C-E1:\tHappiness; Excited;\t()\nC-E2:\tExcited\nC-E4:\tNeutral state; Other; Odd;\t(é)\n"
     )
-    path = _evaluation(invented, "Ses03M_script01_1b")
-    path.write_text(_block("Ses03M_script01_1b_F012", "exc", text), encoding="latin-1")
+    path = evaluation_path(invented, "Ses03M_script01_1b")
+    path.write_text(block("Ses03M_script01_1b_F012", "exc", text), encoding="latin-1")
     listing = _scan(invented)
     sources = {source.utt_id: source for source in listing.sources}
     assert sources["Ses01F_impro01_F000"].votes == (("ang", 1), ("fru", 1), ("neu", 2))
@@ -147,8 +99,8 @@ def test_the_release_is_found_from_the_folder_above(invented: Path) -> None:
 
 
 def test_junk_of_real_releases_is_passed_over(invented: Path) -> None:
-    evaluations = _evaluation(invented, "Ses01F_impro01").parent
-    wavs = _wav(invented, "Ses01F_impro01_F000").parent
+    evaluations = evaluation_path(invented, "Ses01F_impro01").parent
+    wavs = wav_path(invented, "Ses01F_impro01_F000").parent
     for folder in ("Categorical", "Attribute", "Self-evaluation"):
         (evaluations / folder).mkdir()
         (evaluations / folder / "Ses01F_impro01_e2_cat.txt").write_text(
@@ -180,7 +132,7 @@ def test_junk_of_real_releases_is_passed_over(invented: Path) -> None:
     ],
 )
 def test_malformed_lines_are_named(invented: Path, line: str, message: str) -> None:
-    path = _evaluation(invented, "Ses01F_impro01")
+    path = evaluation_path(invented, "Ses01F_impro01")
     with path.open("a", encoding="latin-1") as file:
         file.write(line + "\n")
     number = len(path.read_text(encoding="latin-1").splitlines())
@@ -191,7 +143,7 @@ def test_malformed_lines_are_named(invented: Path, line: str, message: str) -> N
 
 
 def test_comments_may_say_anything(invented: Path) -> None:
-    path = _evaluation(invented, "Ses01F_impro01")
+    path = evaluation_path(invented, "Ses01F_impro01")
     with path.open("a", encoding="latin-1") as file:
         file.write("A-E4:\tval 2; act 3; dom  3;\t(as in Ses01F_impro01_F000)\nand goes on)\n")
         file.write("C-E4:\tNeutral;\t(as in Ses01F_impro01_F000)\n")
@@ -199,7 +151,7 @@ def test_comments_may_say_anything(invented: Path) -> None:
 
 
 def test_an_utterance_in_two_evaluation_files_is_refused(invented: Path) -> None:
-    path = _evaluation(invented, "Ses01F_impro01")
+    path = evaluation_path(invented, "Ses01F_impro01")
     shutil.copy(path, path.with_name("Ses01F_impro01 (copy).txt"))
     with pytest.raises(InputError, match=r"Ses01F_impro01_F000 also is in .*copy"):
         _scan(invented)
@@ -218,8 +170,8 @@ def test_other_folders_and_options_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_incomplete_release_names_all_that_differs(invented: Path) -> None:
-    _wav(invented, "Ses03M_script01_1b_M003").unlink()
-    _evaluation(invented, "Ses05F_impro05a").unlink()
+    wav_path(invented, "Ses03M_script01_1b_M003").unlink()
+    evaluation_path(invented, "Ses05F_impro05a").unlink()
     with pytest.raises(InputError) as refused:
         scan(invented)
     text = str(refused.value)
@@ -242,136 +194,3 @@ def test_an_incomplete_release_names_all_that_differs(invented: Path) -> None:
     }
     assert "Ses03M_script01_1b_M003: no audio file" in listing.excluded
     assert "Ses05F_impro05a: no evaluation file with its utterances" in listing.excluded
-
-
-# ---- the published list of the 5531 utterances
-
-
-def _published() -> dict[str, dict[str, str]]:
-    with _LIST.open(encoding="utf-8") as file:
-        return {Path(row["wav"]).stem: row for row in csv.DictReader(file)}
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release with the 5531 published utterances and others to be left out."""
-    published = {utt_id: row["emo"] for utt_id, row in _published().items()}
-    dialogs = sorted({utt_id.rpartition("_")[0] for utt_id in published})
-    labels = cycle(["xxx", "fru", "fru", "oth", "sur", "fea", "dis"])
-    others = (
-        f"{dialog}_{letter}{900 + i}" for i in range(15) for dialog in dialogs for letter in "FM"
-    )
-    extra = dict(zip(islice(others, 4_000), labels, strict=False))
-    folder = tmp_path_factory.mktemp("iemocap") / "IEMOCAP_full_release"
-    return _write_release(folder, sorted({**published, **extra}.items()))
-
-
-@pytest.fixture
-def lent(full: Path) -> Iterable[Callable[[Path], None]]:
-    """Removes files of the release, and puts them back."""
-    removed: list[tuple[Path, Path]] = []
-
-    def remove(path: Path) -> None:
-        aside = full.parent / path.name
-        path.rename(aside)
-        removed.append((path, aside))
-
-    yield remove
-    for path, aside in removed:
-        aside.rename(path)
-
-
-@pytest.mark.real
-@needs_real_data
-def test_speakers_sessions_and_labels_are_the_published_ones(full: Path) -> None:
-    published = _published()
-    listing = scan(full)
-    found = {source.utt_id: source for source in listing.sources}
-    assert found.keys() == published.keys() and not listing.excluded
-    for utt_id, row in published.items():
-        source = found[utt_id]
-        assert (source.speaker_id, source.gender[0].upper()) == (row["speaker"], row["gender"])
-        assert (source.session, source.emotion) == (row["session"], row["label4"])
-    assert Counter(s.emotion for s in listing.sources) == {
-        "ang": 1103,
-        "hap": 1636,
-        "neu": 1708,
-        "sad": 1084,
-    }
-    sessions = Counter(s.session for s in listing.sources)
-    assert [sessions[s] for s in "12345"] == [1085, 1023, 1151, 1031, 1241]
-    speakers = Counter(s.speaker_id for s in listing.sources)
-    assert [speakers[f"Ses0{s}{letter}"] for s in "12345" for letter in "FM"] == [
-        *(528, 557, 481, 542, 522, 629, 528, 503, 590, 651)
-    ]
-    assert len(listing.notes) == 1 and "fru 1144, " in listing.notes[0]
-
-
-@pytest.mark.real
-@needs_real_data
-def test_the_prefix_is_not_the_speaker(full: Path) -> None:
-    sources = scan(full).sources
-    assert sum(s.utt_id[:6] != s.speaker_id for s in sources) == 2_750
-
-
-@pytest.mark.real
-@needs_real_data
-def test_counts_are_of_the_base_set_whatever_is_selected(
-    full: Path, lent: Callable[[Path], None]
-) -> None:
-    assert len(scan(full, classes="4-no-exc").sources) == 5_531 - 1_041
-    assert len(scan(full, subset="improvised").sources) == 2_943
-    assert len(scan(full, classes="5").sources) > 5_531
-    lent(_evaluation(full, "Ses04F_script02_2"))
-    with pytest.raises(InputError, match="must have Session4 1031, found 9"):
-        scan(full, classes="6", subset="improvised")
-
-
-@pytest.mark.real
-@needs_real_data
-def test_what_is_missing_is_refused_by_name(full: Path, lent: Callable[[Path], None]) -> None:
-    lent(_wav(full, "Ses02M_impro03_F003"))
-    with pytest.raises(InputError) as refused:
-        scan(full)
-    assert str(refused.value).splitlines() == [
-        f"{full}: Ses02M_impro03_F003: no audio file",
-        "a part of the release can be used with --allow-missing",
-    ]
-    lent(_evaluation(full, "Ses05F_impro01"))
-    with pytest.raises(InputError, match="Ses05F_impro01: no evaluation file"):
-        scan(full)
-    listing = scan(full, allow_missing=True)
-    assert {"Ses02M_impro03_F003: no audio file"} < {*listing.excluded}
-    assert any("must have Session5 1241, found 1" in note for note in listing.notes)
-
-
-@pytest.mark.real
-@needs_real_data
-def test_the_command_line_prepares_and_refuses(
-    full: Path,
-    lent: Callable[[Path], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    def prepare(*options: str) -> int:
-        monkeypatch.setattr("sys.argv", ["serkd", "prepare", "iemocap", str(full.parent), *options])
-        try:
-            main()
-        except SystemExit as ended:
-            return int(ended.code or 0)
-        return 0
-
-    lent(_wav(full, "Ses02M_impro03_F003"))
-    assert prepare() == 2
-    assert "Ses02M_impro03_F003: no audio file" in capsys.readouterr().err
-    assert not [*tmp_path.iterdir()]
-    assert prepare("--allow-missing", "--quiet") == 0
-    told = capsys.readouterr()
-    assert "excluded: Ses02M_impro03_F003: no audio file" in told.err
-    assert "5530 utterances, 10 speakers, 4 emotions" in told.out
-    manifest = read_manifest(tmp_path / "iemocap.parquet")
-    assert manifest.class_names == ("ang", "hap", "neu", "sad")
-    assert manifest.by_id["Ses01F_impro01_F000"].votes == (("ang", 1), ("fru", 1), ("neu", 2))
