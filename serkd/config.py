@@ -1,15 +1,10 @@
-"""One experiment as strict, frozen models, read from YAML plus ``--set`` overrides."""
+"""One experiment as strict, frozen models."""
 
-import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from serkd.errors import InputError
-from serkd.section import Section, set_dotted, validate
-from serkd.yaml12 import parse_yaml, read_yaml
+from serkd.section import Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -18,17 +13,45 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 class Corpus(Section):
     manifest: str = Field("manifest.parquet", description="what `serkd prepare` wrote")
+    more_manifests: tuple[str, ...] = Field(
+        (), description="of further corpora, to train on all of them or to test across them"
+    )
     max_duration_s: PositiveFloat = Field(
         30.0, le=30.0, description="longer utterances are cut to their first seconds"
     )
 
 
 class Protocol(Section):
-    name: Literal["speaker_kfold", "leave_one_speaker_out"] = "speaker_kfold"
-    num_folds: int = Field(5, ge=3, description="speaker_kfold only; ignored when folds are given")
-    folds: tuple[tuple[str, ...], ...] | None = Field(
-        None, description="speakers of each fold; null = gender-balanced folds from the seed"
+    """Which utterances are train, dev and test. The folds of a sweep's trials are the same."""
+
+    name: Literal[
+        "speaker_kfold",
+        "leave_one_speaker_out",
+        "leave_one_session_out",
+        "official",
+        "cross_corpus",
+    ] = "speaker_kfold"
+    num_folds: int = Field(
+        5, ge=3, description="speaker_kfold without folds; cross_corpus: dev is 1/num_folds"
     )
+    folds: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="speaker_kfold only: speakers of each fold; null = gender-balanced ones"
+    )
+    seed: int = Field(
+        0, ge=0, description="deals speakers; apart from the experiment's, so seeds share folds"
+    )
+    test_corpora: tuple[str, ...] = Field(
+        (), description="cross_corpus only: tested on; all other corpora are trained on"
+    )
+    labels: tuple[Annotated[str, Field(pattern="^[^=]+=[^=]+$")], ...] = Field(
+        (), description="cross_corpus only: theirs=ours, a corpus's emotion under another's name"
+    )
+
+    @model_validator(mode="after")
+    def _crosses_to_something(self) -> "Protocol":
+        if self.name == "cross_corpus" and not self.test_corpora:
+            raise ValueError("test_corpora must name a corpus when name is 'cross_corpus'")
+        return self
 
 
 class Backbone(Section):
@@ -269,32 +292,3 @@ class Experiment(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-
-def read_experiment(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment and apply ``dotted.key=value`` overrides; no path = the defaults."""
-    origin = "defaults" if path is None else str(path)
-    return build_experiment(
-        {} if path is None else read_yaml(path), read_overrides(overrides), origin=origin
-    )
-
-
-def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``dotted.key=value`` texts as dotted keys and parsed values; a later one wins."""
-    values = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set must look like dotted.key=value, got {override!r}")
-        values[key.strip()] = parse_yaml(text, f"--set {key}")
-    return values
-
-
-def build_experiment(
-    data: Mapping[str, Any], values: Mapping[str, Any], *, origin: str = "experiment"
-) -> Experiment:
-    """Validate nested `data` with dotted `values` laid over it; report every problem at once."""
-    merged: dict[str, Any] = copy.deepcopy(dict(data))
-    for dotted, value in values.items():
-        set_dotted(merged, dotted, value)
-    return validate(Experiment, merged, origin)

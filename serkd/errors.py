@@ -14,6 +14,10 @@ class InputError(ValueError):
         super().__init__("\n".join(problems))
 
 
+class SealedError(LookupError):
+    """Code that trains or searches asked for the label of a test utterance."""
+
+
 def refuse(problems: Sequence[str]) -> None:
     """Raise one `InputError` that reports all `problems` at once; do nothing if there is none."""
     if problems:

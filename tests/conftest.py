@@ -10,9 +10,11 @@ import pytest
 # before Ray is imported anywhere
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from serkd.config import Experiment, build_experiment
-from serkd.corpora.manifest import Manifest, build_manifest, write_manifest
+from serkd.config import Experiment
+from serkd.corpora.build import build_manifest
+from serkd.corpora.manifest import Manifest, write_manifest
 from serkd.corpora.synthetic import write_corpus
+from serkd.recipe import build_experiment
 
 # small enough that a whole experiment takes seconds
 TINY: dict[str, object] = {
@@ -38,8 +40,7 @@ def manifest_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic corpus of 6 speakers, 4 emotions, 2 takes: 48 utterances."""
     folder = tmp_path_factory.mktemp("corpus")
     sources = write_corpus(folder, num_speakers=6, utterances_per_emotion=2, seed=0)
-    manifest, _ = build_manifest(sources)
-    write_manifest(manifest, folder / "manifest.parquet")
+    write_manifest(build_manifest(sources), folder / "manifest.parquet")
     return folder / "manifest.parquet"
 
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serkd.config import Experiment, build_experiment, read_experiment
+from serkd.config import Experiment
 from serkd.errors import InputError
+from serkd.recipe import build_experiment, read_experiment
 from serkd.yaml12 import read_yaml
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -97,7 +98,9 @@ def test_an_unknown_key_names_the_nearest_legal_one(
 
 def test_a_key_like_no_other_gets_the_whole_list(tmp_path: Path) -> None:
     (problem,) = _refused(tmp_path, "protocol: {xyz: 1}")
-    assert problem.endswith("protocol.xyz: unknown key; allowed: folds, name, num_folds")
+    assert problem.endswith(
+        "protocol.xyz: unknown key; allowed: folds, labels, name, num_folds, seed, test_corpora"
+    )
 
 
 def test_all_problems_of_a_file_are_reported_with_their_paths(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ app = typer.Typer(
     "distillation.",
 )
 app.add_typer(prepare, name="prepare")
-for command in (work.config, work.run, work.sweep, work.quickstart):
+for command in (work.config, work.folds, work.run, work.sweep, work.test, work.quickstart):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands that compute: run, sweep, quickstart; and config, which shows what they would."""
+"""Commands that compute, or show what they would: run, sweep, test, quickstart; config, folds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,13 +23,54 @@ def config(
     """Print a recipe with every default filled in, or the schema of all recipes."""
     import json
 
-    from serkd.config import Experiment, read_experiment
+    from serkd.config import Experiment
+    from serkd.recipe import read_experiment
 
     if schema:
         print(json.dumps(Experiment.model_json_schema(), indent=2))
         return
     experiment = read_experiment(recipe, overrides or [])
     print(json.dumps(experiment.model_dump(mode="json"), indent=2))
+
+
+def folds(
+    recipe: Annotated[Path, typer.Argument(help="experiment, see jobs/recipes/")],
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="write ids and hashes (.json)")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how a recipe divides its corpus: utterances, speakers, classes and hours."""
+    import json
+
+    from serkd.corpora.folds import hash_folds
+    from serkd.corpora.protocols import build_folds, read_corpus
+    from serkd.recipe import read_experiment
+    from serkd.report.corpus import describe_parts, folds_table
+    from serkd.report.run import describe_folds, write_json
+
+    experiment = read_experiment(recipe, overrides or [])
+    manifest = read_corpus(experiment.corpus, experiment.protocol)
+    found = build_folds(experiment.protocol, manifest)
+    rows, digest = describe_parts(manifest, found), hash_folds(found)
+    if out is not None:
+        write_json(out, describe_folds(found))
+    if as_json:
+        print(json.dumps({"protocol": experiment.protocol.name, "hash": digest, "parts": rows}))
+        return
+    title = f"{experiment.protocol.name}: {len(found)} fold(s), hash {digest[:12]}"
+    open_console().print(folds_table(rows, title))
+
+
+def test(
+    folder: Annotated[Path, typer.Argument(help="of a run or a sweep")],
+    trial: Annotated[int | None, typer.Option(help="of a sweep; default the best on dev")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open the sealed test split for one chosen experiment; every look is logged."""
+    from serkd.report.sealed import open_test
+    from serkd.report.terminal import print_test
+
+    print_test(open_console(), open_test(folder, trial), folder, as_json=as_json)
 
 
 def run(
@@ -41,7 +82,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run all stages of an experiment: what is stored already is read, the rest computed."""
-    from serkd.config import read_experiment
+    from serkd.recipe import read_experiment
 
     experiment = read_experiment(recipe, overrides or [])
     from serkd.report.run import run_experiment
@@ -62,7 +103,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Search with Ray Tune and Optuna; run it again to go on where it stopped."""
-    from serkd.config import read_overrides
+    from serkd.recipe import read_overrides
     from serkd.report.sweep import start_sweep
     from serkd.report.terminal import print_sweep
 

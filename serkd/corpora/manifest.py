@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serkd.errors import InputError, refuse
+from serkd.errors import InputError, SealedError, refuse
 
 GENDERS = ("female", "male", "unknown")
 SPLITS = ("train", "dev", "test")
@@ -82,9 +82,17 @@ class Manifest:
         return _hash([*self.class_names, *lines])
 
     def labels(self, utt_ids: Sequence[str]) -> list[int]:
-        """Class indices; asking for a sealed label is a bug and fails."""
+        """Class indices.
+
+        Raises:
+            SealedError: an utterance's label is sealed; asking for it is a bug.
+        """
         index = {name: i for i, name in enumerate(self.class_names)}
-        return [index[self.by_id[utt_id].emotion] for utt_id in utt_ids]
+        emotions = [self.by_id[utt_id].emotion for utt_id in utt_ids]
+        if "" in emotions:
+            sealed = utt_ids[emotions.index("")]
+            raise SealedError(f"{sealed} is a test utterance: its label is sealed")
+        return [index[emotion] for emotion in emotions]
 
     def seal(self, test_ids: Iterable[str]) -> "Manifest":
         """The same manifest without what annotators said of `test_ids`."""

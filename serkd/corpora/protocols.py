@@ -1,102 +1,135 @@
-"""Protocols: how a corpus is divided into folds whose train, dev and test share no speaker."""
+"""Protocols: how a corpus is divided into train, dev and test.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+Those that divide speakers deal them into groups; fold i tests on group i and selects on group
+i - 1, cyclically, so every speaker is tested once and selected on once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from serkd.config import Protocol
-from serkd.corpora.manifest import Manifest
+from serkd.config import Corpus, Protocol
+from serkd.corpora.emotions import common_name
+from serkd.corpora.folds import Fold
+from serkd.corpora.manifest import SPLITS, Manifest, make_manifest, read_manifest
 from serkd.errors import InputError, refuse
 
-
-@dataclass(frozen=True)
-class Fold:
-    """Utterance ids of one split. Cannot be built when two parts share a speaker."""
-
-    name: str
-    train: tuple[str, ...]
-    dev: tuple[str, ...]
-    test: tuple[str, ...]
-    manifest: Manifest
-
-    def __post_init__(self) -> None:
-        parts = {"train": self.train, "dev": self.dev, "test": self.test}
-        speakers = {part: self._speakers(ids) for part, ids in parts.items()}
-        problems = [
-            f"fold {self.name}: {p} must not be empty" for p, s in speakers.items() if not s
-        ]
-        for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
-            shared = sorted(speakers[first] & speakers[second])
-            if shared:
-                problems.append(
-                    f"fold {self.name}: {first} and {second} must share no speaker, "
-                    f"both have {', '.join(shared)}"
-                )
-        refuse(problems or self._class_problems())
-
-    def _speakers(self, utt_ids: Sequence[str]) -> set[str]:
-        return {self.manifest.by_id[utt_id].speaker_id for utt_id in utt_ids}
-
-    def _class_problems(self) -> list[str]:
-        present = {self.manifest.by_id[utt_id].emotion for utt_id in self.train}
-        absent = sorted(set(self.manifest.class_names) - present)
-        if not absent:
-            return []
-        return [f"fold {self.name}: train must have every emotion, it has no {', '.join(absent)}"]
-
-    @cached_property
-    def sealed(self) -> Manifest:
-        """The manifest without test labels: all that training and searching code sees."""
-        return self.manifest.seal(self.test)
-
-    @cached_property
-    def train_hash(self) -> str:
-        return self.manifest.label_hash(self.train)
-
-    @cached_property
-    def dev_hash(self) -> str:
-        return self.manifest.label_hash(self.dev)
+Parts = Mapping[str, str]  # utt_id or speaker_id to train, dev or test
+# corpora whose own split has the same people everywhere: results on it are speaker-dependent
+SPEAKER_SHARING = frozenset({"meld"})
 
 
-def build_folds(protocol: Protocol, manifest: Manifest, seed: int) -> list[Fold]:
-    """All folds of a protocol; fold i tests on group i and selects on group i - 1, cyclically.
+def read_folds(corpus: Corpus, protocol: Protocol) -> list[Fold]:
+    """The folds of a corpus under a protocol: all that training and searching code is given.
 
     Raises:
-        InputError: the speakers do not fit the protocol (see `Fold`).
+        InputError: no such manifest, or the corpus does not fit the protocol.
     """
-    groups = _GROUPS[protocol.name](protocol, manifest, seed)
-    return [_rotate(groups, i, manifest) for i in range(len(groups))]
+    return build_folds(protocol, read_corpus(corpus, protocol))
 
 
-def _rotate(groups: Sequence[Sequence[str]], i: int, manifest: Manifest) -> Fold:
-    part_of = dict.fromkeys(groups[i - 1], "dev") | dict.fromkeys(groups[i], "test")
+def read_corpus(corpus: Corpus, protocol: Protocol) -> Manifest:
+    """The utterances that a protocol divides, *with* all labels: for describing and testing.
+
+    Several manifests become one, in which ids and speakers are qualified by the corpus. For
+    `cross_corpus`, emotions get their common names, and only those that training and test corpora
+    have are kept.
+    """
+    first, more = read_manifest(Path(corpus.manifest)), map(Path, corpus.more_manifests)
+    manifest = _join([first, *map(read_manifest, more)]) if corpus.more_manifests else first
+    return _shared_labels(protocol, manifest) if protocol.name == "cross_corpus" else manifest
+
+
+def _join(manifests: Sequence[Manifest]) -> Manifest:
+    rows = [
+        replace(u, utt_id=f"{u.corpus}/{u.utt_id}", speaker_id=f"{u.corpus}/{u.speaker_id}")
+        for manifest in manifests
+        for u in manifest.utterances
+    ]
+    joined = make_manifest(rows, [line for m in manifests for line in m.excluded])
+    if len(joined.by_id) != len(rows):
+        raise InputError("corpus.more_manifests must be of other corpora, an utterance is in two")
+    return joined
+
+
+def _shared_labels(protocol: Protocol, manifest: Manifest) -> Manifest:
+    corpora = {u.corpus for u in manifest.utterances}
+    if unknown := sorted(set(protocol.test_corpora) - corpora):
+        raise InputError(
+            f"protocol.test_corpora must name corpora of the manifests "
+            f"({', '.join(sorted(corpora))}), got {', '.join(unknown)}"
+        )
+    if not corpora - set(protocol.test_corpora):
+        raise InputError("protocol.test_corpora must leave a corpus to train on, it names all")
+    own = dict(pair.split("=") for pair in protocol.labels)
+    rows = [replace(u, emotion=common_name(u.emotion, own)) for u in manifest.utterances]
+    tested = {u.emotion for u in rows if u.corpus in protocol.test_corpora}
+    shared = tested & {u.emotion for u in rows if u.corpus not in protocol.test_corpora}
+    if len(shared) < 2:
+        raise InputError(
+            "cross_corpus must find at least two emotions that training and test corpora share, "
+            f"got {', '.join(sorted(shared)) or 'none'}; name them with protocol.labels"
+        )
+    return make_manifest([u for u in rows if u.emotion in shared], manifest.excluded)
+
+
+def build_folds(protocol: Protocol, manifest: Manifest) -> list[Fold]:
+    """All folds of a protocol, named from 1.
+
+    Raises:
+        InputError: the utterances do not fit the protocol (see `Fold`).
+    """
+    return _PROTOCOLS[protocol.name](protocol, manifest)
+
+
+def _make_fold(
+    name: str, part_of: Callable[[str], str], manifest: Manifest, *, shares_speakers: bool = False
+) -> Fold:
     parts: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     for utterance in manifest.utterances:
-        parts[part_of.get(utterance.speaker_id, "train")].append(utterance.utt_id)
-    train, dev, test = (tuple(parts[part]) for part in ("train", "dev", "test"))
-    return Fold(str(i + 1), train, dev, test, manifest)
+        parts[part_of(utterance.utt_id)].append(utterance.utt_id)
+    train, dev, test = (tuple(ids) for ids in parts.values())
+    return Fold(name, train, dev, test, manifest, shares_speakers)
 
 
-def _speaker_genders(manifest: Manifest) -> dict[str, str]:
-    return {u.speaker_id: u.gender for u in manifest.utterances}
+def _fold_of_speakers(index: int, part_of: Parts, manifest: Manifest) -> Fold:
+    """Speakers that `part_of` does not name are train."""
+
+    def part(utt_id: str) -> str:
+        return part_of.get(manifest.by_id[utt_id].speaker_id, "train")
+
+    return _make_fold(str(index + 1), part, manifest)
 
 
-def _given_or_balanced(protocol: Protocol, manifest: Manifest, seed: int) -> list[list[str]]:
-    speakers = _speaker_genders(manifest)
+def _rotate(groups: Sequence[Sequence[str]], manifest: Manifest) -> list[Fold]:
+    return [
+        _fold_of_speakers(
+            i, dict.fromkeys(groups[i - 1], "dev") | dict.fromkeys(group, "test"), manifest
+        )
+        for i, group in enumerate(groups)
+    ]
+
+
+def _speaker_kfold(protocol: Protocol, manifest: Manifest) -> list[Fold]:
+    genders = {u.speaker_id: u.gender for u in manifest.utterances}
     if protocol.folds is not None:
-        _check_given(protocol.folds, set(speakers))
-        return [list(fold) for fold in protocol.folds]
-    if protocol.num_folds > len(speakers):
+        _check_given(protocol.folds, set(genders))
+        return _rotate(protocol.folds, manifest)
+    return _rotate(_deal(protocol, genders), manifest)
+
+
+def _deal(protocol: Protocol, genders: Mapping[str, str]) -> list[list[str]]:
+    if protocol.num_folds > len(genders):
         raise InputError(
-            f"protocol.num_folds must be at most the number of speakers = {len(speakers)}, "
+            f"protocol.num_folds must be at most the number of speakers = {len(genders)}, "
             f"got {protocol.num_folds}"
         )
-    return balanced_groups(speakers, protocol.num_folds, seed)
+    return balanced_groups(genders, protocol.num_folds, protocol.seed)
 
 
-def balanced_groups(genders: dict[str, str], num_folds: int, seed: int) -> list[list[str]]:
+def balanced_groups(genders: Mapping[str, str], num_folds: int, seed: int) -> list[list[str]]:
     """Deal the speakers of each gender, shuffled, over the folds in turn."""
     rng = np.random.default_rng(seed)
     dealt = []
@@ -123,22 +156,113 @@ def _check_given(folds: Sequence[Sequence[str]], speakers: set[str]) -> None:
     refuse(problems)
 
 
-def _one_each(protocol: Protocol, manifest: Manifest, seed: int) -> list[list[str]]:
-    return [[speaker] for speaker in sorted(_speaker_genders(manifest))]
+def _leave_one_session_out(protocol: Protocol, manifest: Manifest) -> list[Fold]:
+    sessions = _sessions(manifest)
+    if unnamed := sorted(speaker for speaker, session in sessions.items() if not session):
+        raise InputError(
+            "leave_one_session_out must know the session of every utterance, it does not for "
+            f"speakers {', '.join(unnamed[:10])}"
+        )
+    names = sorted(set(sessions.values()))
+    if len(names) < 3:
+        raise InputError(
+            "leave_one_session_out must have at least three sessions (train, dev, test), "
+            f"got {', '.join(names)}"
+        )
+    groups = [[s for s, session in sessions.items() if session == name] for name in names]
+    return _rotate(groups, manifest)
 
 
-_GROUPS: dict[str, Callable[[Protocol, Manifest, int], list[list[str]]]] = {
-    "speaker_kfold": _given_or_balanced,
-    "leave_one_speaker_out": _one_each,
+def _sessions(manifest: Manifest) -> dict[str, str]:
+    """The session of each speaker, in order of the speakers' names.
+
+    Raises:
+        InputError: somebody speaks in two sessions.
+    """
+    found: dict[str, set[str]] = {}
+    for utterance in manifest.utterances:
+        found.setdefault(utterance.speaker_id, set()).add(utterance.session)
+    wandering = sorted(speaker for speaker, sessions in found.items() if len(sessions) > 1)
+    refuse(
+        [
+            f"a speaker must speak in one session, {speaker} does in "
+            f"{', '.join(sorted(found[speaker]))}"
+            for speaker in wandering[:10]
+        ]
+    )
+    return {speaker: found[speaker].pop() for speaker in sorted(found)}
+
+
+def _leave_one_speaker_out(protocol: Protocol, manifest: Manifest) -> list[Fold]:
+    """Dev is one speaker of another session: partners of a dialogue share room and microphones.
+
+    Speakers without a session were recorded alone. Everyone is dev once where sessions are of one
+    size: the order goes round the sessions, and dev is the nearest one back that qualifies.
+    """
+    sessions: dict[str, set[str]] = {}
+    for utterance in manifest.utterances:
+        own = utterance.session or f"\0{utterance.speaker_id}"
+        sessions.setdefault(utterance.speaker_id, set()).add(own)
+    ordered = _around_sessions(sessions)
+    dev_of = {}
+    for i, speaker in enumerate(ordered):
+        before = [*reversed(ordered[:i]), *reversed(ordered[i + 1 :])]
+        elsewhere = [other for other in before if not sessions[other] & sessions[speaker]]
+        if not elsewhere:
+            raise InputError(
+                "leave_one_speaker_out must have a dev speaker from another session than test "
+                f"speaker {speaker}, but everybody speaks in {', '.join(sorted(sessions[speaker]))}"
+            )
+        dev_of[speaker] = elsewhere[0]
+    return [
+        _fold_of_speakers(i, {speaker: "test", dev_of[speaker]: "dev"}, manifest)
+        for i, speaker in enumerate(sorted(sessions))
+    ]
+
+
+def _around_sessions(sessions: Mapping[str, set[str]]) -> list[str]:
+    """The first speaker of each session, then the second of each, ..."""
+    seen: dict[str, int] = {}
+    places = {}
+    for speaker in sorted(sessions):
+        session = min(sessions[speaker])
+        turn = 0 if session.startswith("\0") else seen.get(session, 0)
+        seen[session] = turn + 1
+        places[speaker] = (turn, speaker if session.startswith("\0") else session)
+    return sorted(places, key=places.__getitem__)
+
+
+def _official(protocol: Protocol, manifest: Manifest) -> list[Fold]:
+    """The corpus's own split, one fold."""
+    if missing := set(SPLITS) - {u.split for u in manifest.utterances}:
+        raise InputError(
+            "official must have utterances of train, dev and test in the manifest's split, "
+            f"it has none of {', '.join(name for name in SPLITS if name in missing)}"
+        )
+    if unnamed := [u.utt_id for u in manifest.utterances if not u.split]:
+        raise InputError(
+            f"official must know the split of every utterance, it does not of {len(unnamed)}: "
+            f"{', '.join(unnamed[:10])}"
+        )
+    shares = {u.corpus for u in manifest.utterances} <= SPEAKER_SHARING
+    part_of = {u.utt_id: u.split for u in manifest.utterances}
+    return [_make_fold("1", part_of.__getitem__, manifest, shares_speakers=shares)]
+
+
+def _cross_corpus(protocol: Protocol, manifest: Manifest) -> list[Fold]:
+    """Test is whole corpora; dev is one of `num_folds` groups of the other corpora's speakers."""
+    genders = {
+        u.speaker_id: u.gender for u in manifest.utterances if u.corpus not in protocol.test_corpora
+    }
+    part_of = dict.fromkeys(_deal(protocol, genders)[0], "dev")
+    tested = {u.speaker_id for u in manifest.utterances} - set(genders)
+    return [_fold_of_speakers(0, part_of | dict.fromkeys(tested, "test"), manifest)]
+
+
+_PROTOCOLS: dict[str, Callable[[Protocol, Manifest], list[Fold]]] = {
+    "speaker_kfold": _speaker_kfold,
+    "leave_one_speaker_out": _leave_one_speaker_out,
+    "leave_one_session_out": _leave_one_session_out,
+    "official": _official,
+    "cross_corpus": _cross_corpus,
 }
-
-
-def select_folds(folds: Sequence[Fold], choice: str) -> list[Fold]:
-    """`choice` is a fold's name or "all"."""
-    if choice == "all":
-        return list(folds)
-    chosen = [fold for fold in folds if fold.name == choice]
-    if not chosen:
-        names = ", ".join(fold.name for fold in folds)
-        raise InputError(f"--fold must be one of {names} or all, got {choice!r}")
-    return chosen

@@ -105,13 +105,17 @@ def _read_csv(path: Path) -> Rows:
     rows: Rows = []
     problems = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        line = 2
-        for row in reader:
-            if None in row:
-                problems.append(f"{path}, line {line}: must have no more fields than the header")
-            rows.append((f"line {line}", row))
-            line = reader.line_num + 1
+        reader = csv.reader(file, strict=True)
+        header, line = next(reader, []), reader.line_num + 1
+        for fields in reader:
+            if len(fields) > len(header):
+                problems.append(
+                    f"{path}: must be a readable .csv table: line {line} must have no more fields "
+                    "than the header"
+                )
+            elif fields:
+                rows.append((f"line {line}", dict(zip(header, fields, strict=False))))
+            line = reader.line_num + 1  # a quoted field may hold several
     refuse(shorten(problems))
     return rows
 
@@ -125,7 +129,10 @@ def _read_jsonl(path: Path) -> Rows:
         except json.JSONDecodeError as error:
             row = error
         if not isinstance(row, dict):
-            problems.append(f"{path}, line {number}: must be a JSON object, got {line[:40]!r}")
+            problems.append(
+                f"{path}: must be a readable .jsonl table: line {number} must be a JSON object, "
+                f"got {line[:40]!r}"
+            )
         elif row:
             rows.append((f"line {number}", row))
     refuse(shorten(problems))

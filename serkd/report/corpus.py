@@ -1,10 +1,12 @@
 """What a corpus and its folds hold, as tables."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
+from serkd.corpora.folds import PARTS, Fold
 from serkd.corpora.manifest import GENDERS, SPLITS, Manifest, Utterance
 
 
@@ -42,6 +44,44 @@ def manifest_summary(manifest: Manifest) -> Table:
     return table
 
 
-def count_classes(utterances: Sequence[Utterance]) -> dict[str, int]:
-    """Utterances of each emotion."""
-    return dict(sorted(Counter(u.emotion for u in utterances).items()))
+def describe_parts(manifest: Manifest, folds: Sequence[Fold]) -> list[dict[str, Any]]:
+    """A row for each part of each fold; the manifest has all labels, which are only counted."""
+    rows = []
+    for fold in folds:
+        for part in PARTS:
+            utterances = [manifest.by_id[utt_id] for utt_id in fold.part(part)]
+            genders = {u.speaker_id: u.gender for u in utterances}
+            counts = Counter(u.emotion for u in utterances)
+            rows.append(
+                {
+                    "fold": fold.name,
+                    "part": part,
+                    "utterances": len(utterances),
+                    "hours": sum(u.duration_s for u in utterances) / 3600,
+                    "speakers": dict(Counter(genders.values())),
+                    "speakers_also_in_train": (
+                        0 if part == "train" else len(fold.speakers("train") & set(genders))
+                    ),
+                    "classes": {name: counts[name] for name in manifest.class_names},
+                }
+            )
+    return rows
+
+
+def folds_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """The rows of `describe_parts`."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("fold")
+    table.add_column("part")
+    shares = any(row["speakers_also_in_train"] for row in rows)
+    headers = ["utter-\nances", "hours", "speakers\nf/m/?", *(["in train\ntoo"] if shares else [])]
+    for header in (*headers, *rows[0]["classes"]):
+        table.add_column(header, justify="right")
+    for row in rows:
+        speakers = "/".join(str(row["speakers"].get(gender, 0)) for gender in GENDERS)
+        cells = [row["utterances"], f"{row['hours']:.2f}", speakers]
+        cells += [row["speakers_also_in_train"]] if shares else []
+        cells += row["classes"].values()
+        name = row["fold"] if row["part"] == "train" else ""
+        table.add_row(name, row["part"], *map(str, cells), end_section=row["part"] == "test")
+    return table

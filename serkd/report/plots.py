@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,3 +46,13 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def draw_pooled(results: Mapping[str, Any]) -> Figure:
+    """Confusion matrices of the models over all folds, on the split that `results` are for."""
+    split, confusions = results["split"], {}
+    for model, found in results["pooled"].items():
+        metrics = found[split]
+        confusions[f"{model}, {split} UAR {metrics['uar']:.3f}"] = np.array(metrics["confusion"])
+    folds = ", ".join(results["folds"])
+    return draw_confusions(confusions, results["class_names"], f"{results['name']}, fold {folds}")

@@ -1,19 +1,21 @@
 """Everything once on the built-in corpus: what ``serkd quickstart`` does."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
 
 import serkd
-from serkd.config import read_experiment
 from serkd.corpora.build import build_manifest
 from serkd.corpora.manifest import write_manifest
 from serkd.corpora.synthetic import write_corpus
 from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.recipe import read_experiment
 from serkd.report.run import run_experiment
+from serkd.report.sealed import open_test
 from serkd.report.sweep import start_sweep
-from serkd.report.terminal import print_run, print_sweep
+from serkd.report.terminal import print_run, print_sweep, print_test
 
 
 def find_file(name: str) -> Path:
@@ -43,6 +45,11 @@ def run_quickstart(folder: Path, console: Console, observer: Observer) -> None:
         read_experiment(recipe, settings), "1", folder, recipe.stem, observer
     )
     print_run(console, results, run_folder, as_json=False)
+    console.print("\nthe recipe's test split")
+    tested = run_folder / "test.json"
+    if not tested.is_file():  # a second quickstart is not a second look
+        open_test(run_folder, None)
+    print_test(console, json.loads(tested.read_text(encoding="utf-8")), run_folder, as_json=False)
     console.print("\nthe search, search_spaces/quickstart.yaml")
     space = find_file("search_spaces/quickstart.yaml")
     done = start_sweep(space, overrides, None, folder, observer)

@@ -6,40 +6,38 @@ from typing import Any
 
 import numpy as np
 
-from serkd.corpora.protocols import Fold
 from serkd.stages.catalogue import STUDENT, TEACHER_OUTPUTS
-from serkd.stages.graph import Ref, StageResult
+from serkd.stages.context import Ref
+from serkd.stages.graph import StageResult
 from serkd.stages.store import Artifact
 from serkd.train.metrics import compute_confusion, compute_metrics
 from serkd.train.outputs import read_outputs
 
 MODELS = {"teacher": TEACHER_OUTPUTS, "student": STUDENT}
-SPLITS = ("dev", "test")
 
 
-def evaluate_fold(
-    fold: Fold, artifacts: Mapping[Ref, Artifact], stages: Sequence[StageResult]
+def evaluate(
+    artifacts: Mapping[Ref, Artifact],
+    labels: Mapping[str, str],
+    class_names: Sequence[str],
+    split: str,
 ) -> dict[str, Any]:
-    """Metrics of both models on dev and test. This is where test labels are read."""
-    found: dict[str, Any] = {
-        "stages": [_stage_row(stage) for stage in stages],
-        "units": _unit_quality(artifacts),
-        "parameters": {},
-    }
+    """Metrics of those models that there are, on the utterances of `labels` (id to emotion)."""
+    found: dict[str, Any] = {"parameters": {}}
+    index = {name: i for i, name in enumerate(class_names)}
+    truth = np.array([index[emotion] for emotion in labels.values()])
     for model, ref in MODELS.items():
+        if ref not in artifacts:
+            continue
         outputs = read_outputs(artifacts[ref].folder / "outputs.parquet")
         found["parameters"][model] = _read_json(artifacts[ref], "model.json")["num_parameters"]
-        found[model] = {}
-        for split in SPLITS:
-            utt_ids = getattr(fold, split)
-            logits = outputs.select(utt_ids).logits
-            labels = np.array(fold.manifest.labels(utt_ids))
-            confusion = compute_confusion(labels, logits.argmax(axis=1), logits.shape[1])
-            found[model][split] = compute_metrics(confusion)
+        logits = outputs.select(list(labels)).logits
+        confusion = compute_confusion(truth, logits.argmax(axis=1), len(class_names))
+        found[model] = {split: compute_metrics(confusion)}
     return found
 
 
-def _unit_quality(artifacts: Mapping[Ref, Artifact]) -> dict[str, Any]:
+def unit_quality(artifacts: Mapping[Ref, Artifact]) -> dict[str, Any]:
     """Per scale "layer/K": purity, PNMI and occupancy on the training frames."""
     scales = {ref.scale: artifact for ref, artifact in artifacts.items() if ref.stage == "units"}
     return {
@@ -53,7 +51,8 @@ def _read_json(artifact: Artifact, name: str) -> dict[str, Any]:
     return json.loads((artifact.folder / name).read_text(encoding="utf-8"))
 
 
-def _stage_row(stage: StageResult) -> dict[str, Any]:
+def stage_row(stage: StageResult) -> dict[str, Any]:
+    """How a stage was had, for results.json."""
     return {
         "stage": str(stage.ref),
         "key": stage.key,
@@ -62,15 +61,14 @@ def _stage_row(stage: StageResult) -> dict[str, Any]:
     }
 
 
-def pool_folds(folds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def pool_folds(folds: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:
     """Metrics of the summed confusion matrices, with mean and sd over folds (sd None for one)."""
     pooled: dict[str, Any] = {}
     for model in MODELS:
-        pooled[model] = {}
-        for split in SPLITS:
-            parts = [fold[model][split] for fold in folds.values()]
+        parts = [fold[model][split] for fold in folds.values() if model in fold]
+        if parts:
             total = np.sum([part["confusion"] for part in parts], axis=0)
-            pooled[model][split] = {**compute_metrics(total), **_spread(parts)}
+            pooled[model] = {split: {**compute_metrics(total), **_spread(parts)}}
     return pooled
 
 

@@ -1,35 +1,28 @@
 """One experiment from configuration to results: what ``serkd run`` does."""
 
 import json
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from serkd import runtime
 from serkd.config import Experiment
-from serkd.corpora.manifest import read_manifest
-from serkd.corpora.protocols import Fold, build_folds, select_folds
+from serkd.corpora.folds import Fold, hash_folds, select_folds
+from serkd.corpora.protocols import read_folds
 from serkd.events import Observer, Observers
-from serkd.report.plots import draw_confusions, save_figure
-from serkd.report.results import evaluate_fold, pool_folds
+from serkd.report.plots import draw_confusions, draw_pooled, save_figure
+from serkd.report.results import MODELS, evaluate, pool_folds, stage_row, unit_quality
 from serkd.report.tensorboard import TensorBoard
-from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
-from serkd.stages.graph import Compute, Graph
+from serkd.stages.catalogue import STAGES
+from serkd.stages.context import Compute
+from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
 
-logger = logging.getLogger(__name__)
-
-
-def read_folds(experiment: Experiment) -> list[Fold]:
-    """The folds of an experiment's corpus under its protocol."""
-    manifest = read_manifest(Path(experiment.corpus.manifest))
-    return build_folds(experiment.protocol, manifest, experiment.seed)
+TARGETS = list(MODELS.values())
 
 
 def run_folder(storage: Path, name: str, experiment: Experiment, fold: str) -> Path:
@@ -41,11 +34,13 @@ def run_folder(storage: Path, name: str, experiment: Experiment, fold: str) -> P
 def run_experiment(
     experiment: Experiment, fold_choice: str, storage: Path, name: str, observer: Observer
 ) -> tuple[dict[str, Any], Path]:
-    """Run all stages of the chosen folds; returns the results and the folder they are in.
+    """Run all stages of the chosen folds; returns the results on dev and the folder they are in.
 
-    Writes results.json, experiment.json, confusion.png and tensorboard/.
+    Writes results.json, experiment.json, folds.json, confusion.png and tensorboard/. The test
+    split stays sealed.
     """
-    folds = select_folds(read_folds(experiment), fold_choice)
+    all_folds = read_folds(experiment.corpus, experiment.protocol)
+    folds = select_folds(all_folds, fold_choice)
     folder = run_folder(storage, name, experiment, fold_choice)
     store = StageStore(storage)
     graphs = [Graph(STAGES, experiment, fold) for fold in folds]
@@ -62,22 +57,44 @@ def run_experiment(
         compute.close()
     results = {
         "name": name,
+        "split": "dev",
+        "fold_choice": fold_choice,
+        "protocol": experiment.protocol.name,
+        "folds_hash": hash_folds(all_folds),
+        "shares_speakers": any(fold.shares_speakers for fold in folds),
         "class_names": list(folds[0].manifest.class_names),
         "folds": found,
-        "pooled": pool_folds(found),
+        "pooled": pool_folds(found, "dev"),
     }
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
+    write_json(folder / "folds.json", describe_folds(all_folds))
     write_json(folder / "results.json", results)
     save_figure(draw_pooled(results), folder / "confusion.png")
     return results, folder
+
+
+def describe_folds(folds: Sequence[Fold]) -> dict[str, Any]:
+    """The utterances of every part of every fold, with hashes; no labels."""
+    return {
+        "hash": hash_folds(folds),
+        "folds": {
+            fold.name: {
+                "hash": fold.split_hash,
+                "shares_speakers": fold.shares_speakers,
+                "train": fold.train,
+                "dev": fold.dev,
+                "test": fold.test,
+            }
+            for fold in folds
+        },
+    }
 
 
 def _start_compute(experiment: Experiment, graphs: Sequence[Graph], store: StageStore) -> Compute:
     """Ray only when something is missing: reading stored results needs none."""
     device = runtime.choose_device(experiment.train.device)
     runtime.set_threads(os.cpu_count() or 1)
-    targets = [TEACHER_OUTPUTS, STUDENT]
-    if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in targets):
+    if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in TARGETS):
         return Compute(device=device)
     runtime.start_ray()
     return Compute(*runtime.cluster_actors(), device=device)
@@ -86,29 +103,24 @@ def _start_compute(experiment: Experiment, graphs: Sequence[Graph], store: Stage
 def _run_fold(
     graph: Graph, store: StageStore, compute: Compute, observer: Observer, board: TensorBoard
 ) -> dict[str, Any]:
-    artifacts, stages = graph.run([TEACHER_OUTPUTS, STUDENT], store, compute, observer)
-    found = evaluate_fold(graph.fold, artifacts, stages)
-    class_names = graph.fold.manifest.class_names
-    for model in ("teacher", "student"):
-        for split in ("dev", "test"):
-            metrics = found[model][split]
-            board.scalars({f"final/{model}_{split}_{n}": metrics[n] for n in ("war", "uar", "wf1")})
-        counts = {"test": np.array(found[model]["test"]["confusion"])}
-        board.image(f"confusion/{model}", draw_confusions(counts, class_names))
+    artifacts, stages = graph.run(TARGETS, store, compute, observer)
+    fold = graph.fold
+    labels = {utt_id: fold.manifest.by_id[utt_id].emotion for utt_id in fold.dev}
+    found = evaluate(artifacts, labels, fold.manifest.class_names, "dev")
+    show_metrics(board, found, "dev", fold.manifest.class_names)
     board.close()
-    return found
+    return {**found, "stages": [stage_row(s) for s in stages], "units": unit_quality(artifacts)}
 
 
-def draw_pooled(results: Mapping[str, Any]) -> Figure:
-    """Test confusion matrices of teacher and student over all folds."""
-    confusions = {}
-    for model in ("teacher", "student"):
-        metrics = results["pooled"][model]["test"]
-        confusions[f"{model}, test UAR {metrics['uar']:.3f}"] = np.array(metrics["confusion"])
-    folds = ", ".join(results["folds"])
-    return draw_confusions(
-        confusions, results["class_names"], f"{results['name']}, fold {folds}, unseen speakers"
-    )
+def show_metrics(
+    board: TensorBoard, found: dict[str, Any], split: str, class_names: Sequence[str]
+) -> None:
+    """Final metrics and confusion matrices of both models in TensorBoard."""
+    for model in MODELS:
+        metrics = found[model][split]
+        board.scalars({f"final/{model}_{split}_{n}": metrics[n] for n in ("war", "uar", "wf1")})
+        counts = {split: np.array(metrics["confusion"])}
+        board.image(f"confusion_{split}/{model}", draw_confusions(counts, class_names))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
-from serkd.report.run import write_json
+from serkd.report.run import describe_folds, write_json
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.space import read_space
-from serkd.search.tuner import Sweep, open_sweep, run_sweep, sharing
+from serkd.search.tuner import Sweep, choose_fold, open_sweep, run_sweep, sharing
 
 
 def start_sweep(
@@ -19,7 +20,14 @@ def start_sweep(
     if trials is not None:
         space = space.model_copy(update={"trials": trials})
     sweep = open_sweep(path.stem, space, base, storage)
-    done = run_sweep(sweep, storage, observer, watch_trial)
+    folds = read_folds(base.corpus, base.protocol)
+    fold = choose_fold(folds, space.fold)
+    write_json(
+        sweep.folder / "sweep.json",
+        {"base": base.model_dump(mode="json"), "space": space.model_dump(mode="json")},
+    )
+    write_json(sweep.folder / "folds.json", describe_folds(folds))
+    done = run_sweep(sweep, fold, storage, observer, watch_trial)
     _write_hparams(sweep, done)
     requests, computed = sharing(done)
     summary = {

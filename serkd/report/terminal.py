@@ -16,7 +16,6 @@ from rich.progress import (
 from rich.table import Table
 
 from serkd.events import Observer
-from serkd.report.results import MODELS, SPLITS
 
 _STAGE_WIDTH = 18
 _LABELLINGS = ("emotion", "gender", "speaker")
@@ -70,28 +69,24 @@ class Terminal(Observer):
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """Per fold and pooled: WAR, UAR and WF1 in percent of both models, dev and test."""
-    table = Table(title=f"{results['name']}: percent, unseen speakers", title_justify="left")
+    """Per fold and pooled: UAR, WAR and WF1 in percent of each model."""
+    split = results["split"]
+    speakers = "speakers of train too" if results["shares_speakers"] else "unseen speakers"
+    title = f"{results['name']}: {split}, percent, {speakers}"
+    table = Table(title=title, title_justify="left")
     table.add_column("fold")
     table.add_column("model")
-    for split in SPLITS:
-        for metric in ("UAR", "WAR", "WF1"):
-            table.add_column(f"{split} {metric}", justify="right")
-    table.add_column("parameters", justify="right")
+    for metric in ("UAR", "WAR", "WF1", "parameters"):
+        table.add_column(metric, justify="right")
     rows = dict(results["folds"])
     if len(rows) > 1:
         rows["pooled"] = results["pooled"]
     for fold, found in rows.items():
-        for model in MODELS:
+        for model in results["pooled"]:
             size = found.get("parameters", {}).get(model)
-            table.add_row(fold, model, *_cells(found[model]), "" if size is None else f"{size:,}")
+            cells = [f"{100 * found[model][split][name]:.1f}" for name in ("uar", "war", "wf1")]
+            table.add_row(fold, model, *cells, "" if size is None else f"{size:,}")
     return table
-
-
-def _cells(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return [
-        f"{100 * metrics[split][name]:.1f}" for split in SPLITS for name in ("uar", "war", "wf1")
-    ]
 
 
 def units_table(results: Mapping[str, Any]) -> Table:
@@ -169,9 +164,23 @@ def print_run(console: Console, results: Mapping[str, Any], folder: Path, *, as_
     stages = [stage for fold in results["folds"].values() for stage in fold["stages"]]
     computed = sum(not stage["is_cached"] for stage in stages)
     console.print(f"{len(stages)} stage requests, {computed} computed")
+    console.print(f"test         sealed; serkd test {folder}", soft_wrap=True)
     console.print(f"results      {folder / 'results.json'}", soft_wrap=True)
     console.print(f"confusion    {folder / 'confusion.png'}", soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
+
+
+def print_test(
+    console: Console, results: Mapping[str, Any], folder: Path, *, as_json: bool
+) -> None:
+    """The table of an opened test split, and which look it was."""
+    if as_json:
+        print(json.dumps(results))
+        return
+    console.print(results_table(results))
+    console.print(results["look"]["text"], soft_wrap=True, highlight=False)
+    console.print(f"results      {folder / 'test.json'}", soft_wrap=True)
+    console.print(f"confusion    {folder / 'confusion_test.png'}", soft_wrap=True)
 
 
 def print_sweep(console: Console, done: Mapping[str, Any], *, as_json: bool) -> None:

@@ -9,12 +9,9 @@ from typing import Any, Literal
 import optuna
 from pydantic import BaseModel, Field, model_validator
 
-from serkd.config import (
-    Experiment,
-    PositiveInt,
-    build_experiment,
-)
+from serkd.config import Experiment, PositiveInt
 from serkd.errors import InputError, refuse
+from serkd.recipe import build_experiment
 from serkd.section import Section, validate
 from serkd.yaml12 import read_yaml
 
@@ -140,6 +137,8 @@ def _is_section(experiment: Experiment, dotted: str) -> bool:
 def _condition_problems(space: Space) -> Iterator[str]:
     earlier: list[str] = []
     for dotted, dimension in space.space.items():
+        if dotted.startswith(("protocol.", "corpus.manifest", "corpus.more_manifests")):
+            yield f"{dotted}: must not be searched, all trials of a sweep have the same folds"
         for name, value in dimension.when.items():
             if name not in earlier:
                 yield f"{dotted}.when: must name a key searched above it, got {name!r}"

@@ -9,22 +9,26 @@ from typing import Any
 from ray import tune
 
 from serkd import runtime
-from serkd.config import Experiment, build_experiment
-from serkd.corpora.manifest import read_manifest
-from serkd.corpora.protocols import build_folds, select_folds
+from serkd.config import Experiment
+from serkd.corpora.folds import Fold
 from serkd.events import Observer, Observers
+from serkd.recipe import build_experiment
 from serkd.search.space import decode_params
 from serkd.stages.catalogue import STAGES, STUDENT
-from serkd.stages.graph import Compute, Graph
+from serkd.stages.context import Compute
+from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What all trials of a sweep share; sent to their actors."""
+    """What all trials of a sweep share; sent to their actors.
+
+    The fold comes from the driver without a test label: no trial reads the manifest.
+    """
 
     base: Experiment
-    fold: str
+    fold: Fold
     storage: str
     num_threads: int
     watch: Callable[[str], Observer]  # a further observer, given the trial's id
@@ -76,13 +80,10 @@ def build_trial(base: Experiment, params: Mapping[str, Any]) -> Experiment:
 
 
 def run_trial(params: Mapping[str, Any], spec: TrialSpec) -> None:
-    """Tune's trainable. Sees no test label: the fold's manifest is sealed for every stage."""
+    """Tune's trainable."""
     runtime.set_threads(spec.num_threads)
     experiment = build_trial(spec.base, params)
-    manifest = read_manifest(Path(experiment.corpus.manifest))
-    folds = build_folds(experiment.protocol, manifest, experiment.seed)
-    (fold,) = select_folds(folds, spec.fold)
-    graph = Graph(STAGES, experiment, fold)
+    graph = Graph(STAGES, experiment, spec.fold)
     graph.check()
     reporter = TuneReporter(len(graph.closure([STUDENT])), experiment.student.fit.epochs)
     watcher = spec.watch(tune.get_context().get_trial_id())

@@ -17,8 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from serkd import runtime
 from serkd.config import Experiment
-from serkd.corpora.manifest import read_manifest
-from serkd.corpora.protocols import Fold, build_folds, select_folds
+from serkd.corpora.folds import Fold, select_folds
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.search.ledger import Ledger
@@ -26,7 +25,8 @@ from serkd.search.record import LedgerCallback
 from serkd.search.space import Space, suggest
 from serkd.search.trial import TrialSpec, run_trial
 from serkd.stages.catalogue import STAGES, STUDENT
-from serkd.stages.graph import Compute, Graph, Ref
+from serkd.stages.context import Compute, Ref
+from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
 
@@ -67,28 +67,29 @@ def open_sweep(name: str, space: Space, base: Experiment, storage: Path) -> Swee
 
 
 def run_sweep(
-    sweep: Sweep, storage: Path, observer: Observer, watch: Callable[[Path, str], Observer]
+    sweep: Sweep,
+    fold: Fold,
+    storage: Path,
+    observer: Observer,
+    watch: Callable[[Path, str], Observer],
 ) -> list[dict[str, Any]]:
     """Run the trials that are still missing; returns all trials of the sweep.
 
     `watch` makes a further observer for a trial, from the folder for events and the trial's id.
 
     Raises:
-        InputError: the corpus, fold or backbone do not fit, or a trial cannot fit the cluster.
+        InputError: the backbone does not fit, or a trial cannot fit the cluster.
     """
     missing = sweep.space.trials - len(sweep.finished())
     if missing <= 0:
         return sweep.ledger.trials()
-    manifest = read_manifest(Path(sweep.base.corpus.manifest))
-    folds = build_folds(sweep.base.protocol, manifest, sweep.base.seed)
-    (fold,) = _one_fold(folds, sweep.space.fold)
     runtime.start_ray()
     concurrent = _max_concurrent(sweep)
     _prepare_shared(sweep, fold, StageStore(storage), observer)
     _close_lost(sweep)
     spec = TrialSpec(
         base=sweep.base,
-        fold=sweep.space.fold,
+        fold=fold,
         storage=str(storage.resolve()),
         num_threads=sweep.space.resources.cpu,
         watch=partial(watch, (sweep.folder / "tensorboard").resolve()),
@@ -104,10 +105,12 @@ def _close_lost(sweep: Sweep) -> None:
             sweep.ledger.append({"trial": trial["trial"], "state": "lost", "time": time.time()})
 
 
-def _one_fold(folds: Sequence[Fold], choice: str) -> list[Fold]:
+def choose_fold(folds: Sequence[Fold], choice: str) -> Fold:
+    """The fold that all trials of a sweep are run on."""
     if choice == "all":
         raise InputError("fold must be one fold's name in a search space, got 'all'")
-    return select_folds(folds, choice)
+    (fold,) = select_folds(folds, choice)
+    return fold
 
 
 def _max_concurrent(sweep: Sweep) -> int:

@@ -1,8 +1,8 @@
 """The stages of serkd: what each reads, declares, and does."""
 
 from serkd.config import Experiment
+from serkd.stages.context import Ref, Stage
 from serkd.stages.frames import run_centroids, run_features, run_hidden, run_logmel, run_units
-from serkd.stages.graph import Ref, Stage
 from serkd.stages.models import (
     run_extractor,
     run_student,
@@ -69,7 +69,7 @@ STAGES: dict[str, Stage] = {
         version=1,
         uses=(_FROZEN, "units.layers"),
         inputs=lambda e, r: [FEATURES, EXTRACTOR],
-        fits="none",
+        fits="train",
         run=run_hidden,
         reads_backbone=True,
     ),

@@ -22,7 +22,7 @@ from serkd.features.extract import (
     split_frames,
 )
 from serkd.features.store import read_frames
-from serkd.stages.graph import Context
+from serkd.stages.context import Context
 from serkd.train.data import frame_labels
 from serkd.units.assign import write_units
 from serkd.units.quality import compute_quality
@@ -69,7 +69,7 @@ def run_hidden(context: Context) -> None:
     encoder = SuffixEncoder(
         context.backbone,
         frozen,
-        read_suffix(context.input("extractor").folder),
+        read_suffix(context.fitted_file("extractor", "model.safetensors")),
         context.config("units.layers"),
         context.compute.device,
     )
@@ -77,8 +77,9 @@ def run_hidden(context: Context) -> None:
     _extract(context, parts, encoder)
 
 
-def read_suffix(folder: Path) -> dict[str, Tensor]:
-    tensors = load_file(folder / "model.safetensors")
+def read_suffix(path: Path) -> dict[str, Tensor]:
+    """The suffix's weights in a model's file."""
+    tensors = load_file(path)
     start = "suffix."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
@@ -95,7 +96,8 @@ def run_centroids(context: Context) -> None:
         tolerance=context.config("units.tolerance"),
         seed=context.config("seed"),
     )
-    save_arrays({"centroids": fitted.centroids}, context.folder / "centroids.safetensors")
+    path = context.folder / "centroids.safetensors"
+    save_arrays({"centroids": fitted.centroids}, path, context.lineage)
     summary = {"inertia": list(fitted.inertia), "num_frames": clustering.num_frames}
     write_json(context.folder / "fit.json", summary)
 
@@ -104,7 +106,7 @@ def run_units(context: Context) -> None:
     """Units of all utterances at one scale, and what they say of the training utterances."""
     assert context.ref.scale is not None
     layer, num_clusters = context.ref.scale
-    arrays = load_arrays(context.input("centroids").folder / "centroids.safetensors")
+    arrays = load_arrays(context.fitted_file("centroids", "centroids.safetensors"))
     hidden = context.input("hidden").folder
     write_units(
         hidden, f"layer_{layer}", arrays["centroids"], context.folder, observer=context.observer

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from serkd.features.backbone import Prefix, Suffix
 from serkd.features.store import read_frames
 from serkd.models.student import build_student, count_parameters
+from serkd.stages.context import Context
 from serkd.stages.frames import prefix_column, read_suffix, write_json
-from serkd.stages.graph import Context
 from serkd.train.data import FoldData
 from serkd.train.loop import Task, Trained, train
 from serkd.train.outputs import Outputs, forward_pair, predict, write_outputs
@@ -33,6 +33,7 @@ def _train(context: Context, build_task: Callable[[], Task]) -> Trained:
     save_file(
         {name: value.contiguous().clone() for name, value in trained.weights.items()},
         context.folder / "model.safetensors",
+        context.lineage,
     )
     write_json(context.folder / "history.json", trained.history)
     return trained
@@ -77,7 +78,7 @@ def run_teacher(context: Context) -> None:
         _fold_data(context, "features", prefix_column(context)),
         context.backbone,
         context.config("backbone.frozen_layers"),
-        read_suffix(context.input("teacher_units").folder),
+        read_suffix(context.fitted_file("teacher_units", "model.safetensors")),
         context.config("teacher.stage2"),
         context.config("seed"),
         context.compute.device,
@@ -94,13 +95,14 @@ def run_teacher_outputs(context: Context) -> None:
         backbone.dim,
         len(context.fold.manifest.class_names),
     )
-    model.load_state_dict(load_file(context.input("teacher").folder / "model.safetensors"))
+    model.load_state_dict(load_file(context.fitted_file("teacher", "model.safetensors")))
     frames = context.input("features").folder
     num_parameters = _whole_teacher_parameters(context, model)
     facts = {"num_parameters": num_parameters, "scale": model.scale}
     _predict_all(context, model, frames, prefix_column(context), facts)
     # the head on its own, for students that teach it
-    save_file(model.classifier.state_dict(), context.folder / "head.safetensors")
+    head = context.folder / "head.safetensors"
+    save_file(model.classifier.state_dict(), head, context.lineage)
 
 
 def _whole_teacher_parameters(context: Context, model: torch.nn.Module) -> int:
@@ -130,7 +132,7 @@ def run_student(context: Context) -> None:
     settings = context.config("student")
     teacher = None
     if any(ref.stage == "teacher_outputs" for ref in context.inputs):
-        teacher = read_teacher(context.input("teacher_outputs").folder)
+        teacher = read_teacher(context.fitted_file("teacher_outputs", "head.safetensors").parent)
     task = functools.partial(
         StudentTask,
         _fold_data(context, "logmel", "logmel"),

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
+from serkd.corpora.folds import Fold
 from serkd.errors import InputError
+from serkd.features.backbone import Backbone
 
 _INFO = "stage.json"
 _PACKAGES = ("serkd", "torch", "transformers", "ray", "numpy", "pyarrow", "soundfile", "soxr")
@@ -31,18 +35,45 @@ class Artifact:
         """What computing it took."""
         return float(self.info["seconds"])
 
-    def require_fold(self, fold: str, train_hash: str) -> None:
+    def require_fold(self, fold: Fold) -> None:
         """Refuse an artifact that was fitted on other utterances than those of a fold.
 
         Raises:
             InputError: it was fitted on another fold, or on a fold of this name with other data.
         """
-        fitted_on = self.info["fold"]
-        if fitted_on is not None and self.info["train_hash"] != train_hash:
-            raise InputError(
-                f"{self.folder}: must be fitted on fold {fold} (train {train_hash[:8]}), "
-                f"but it was fitted on fold {fitted_on} (train {self.info['train_hash'][:8]})"
-            )
+        if self.info["fold"] is not None:
+            _require_same(str(self.folder), self.info, fold)
+
+    def fitted_file(self, name: str, fold: Fold) -> Path:
+        """A safetensors file of this artifact, after a look at the lineage inside it.
+
+        Raises:
+            InputError: the file was fitted on another fold: somebody copied it here.
+        """
+        path = self.folder / name
+        with safe_open(path, "numpy") as file:
+            _require_same(str(path), file.metadata() or {}, fold)
+        return path
+
+
+def lineage(fold: Fold, backbone: Backbone, stage: str) -> dict[str, str]:
+    """What every file of fitted numbers says of itself."""
+    return {
+        "stage": stage,
+        "fold": fold.name,
+        "train_hash": fold.train_hash,
+        "backbone": backbone.weight_hash,
+        "layers": "transformers' order: 0 enters the first layer, 1..L are the layers' outputs",
+    }
+
+
+def _require_same(what: str, found: Mapping[str, Any], fold: Fold) -> None:
+    on, train = found.get("fold", "unknown"), found.get("train_hash", "unknown")
+    if train != fold.train_hash:
+        raise InputError(
+            f"{what}: must be fitted on fold {fold.name} (train {fold.train_hash[:8]}), "
+            f"but it was fitted on fold {on} (train {train[:8]})"
+        )
 
 
 class StageStore:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from serkd.corpora.manifest import (
-    SCHEMA,
-    Manifest,
-    SourceUtterance,
-    Utterance,
-    build_manifest,
-    read_manifest,
-    write_manifest,
-)
-from serkd.errors import InputError
+from serkd.corpora import build
+from serkd.corpora.audio import Measured, measure_audio
+from serkd.corpora.build import Limits, Listing, SourceUtterance, build_manifest
+from serkd.corpora.manifest import SCHEMA, Manifest, Utterance, read_manifest, write_manifest
+from serkd.errors import InputError, SealedError
 
 
 def _write_audio(path: Path, seed: int, *, seconds: float = 0.2) -> None:
@@ -46,7 +42,7 @@ def _write_sources(
 
 @pytest.fixture
 def small(tmp_path: Path) -> Manifest:
-    return build_manifest(_write_sources(tmp_path / "audio"))[0]
+    return build_manifest(Listing(_write_sources(tmp_path / "audio")))
 
 
 def _break(sources: Sequence[SourceUtterance]) -> dict[str, SourceUtterance]:
@@ -63,7 +59,7 @@ def test_refusing_names_every_bad_file_at_once(tmp_path: Path) -> None:
     sources = _write_sources(tmp_path)
     bad = _break(sources)
     with pytest.raises(InputError) as refused:
-        build_manifest(sources, on_bad="refuse")
+        build_manifest(Listing(sources), on_bad="refuse")
     message = str(refused.value)
     named = {source.utt_id for source in sources if str(source.path) in message}
     assert named == set(bad)
@@ -73,11 +69,12 @@ def test_refusing_names_every_bad_file_at_once(tmp_path: Path) -> None:
 def test_excluding_keeps_the_good_files_and_names_the_bad_ones(tmp_path: Path) -> None:
     sources = _write_sources(tmp_path)
     bad = _break(sources)
-    manifest, problems = build_manifest(sources, on_bad="exclude")
+    manifest = build_manifest(Listing(sources, ["old: gone"]), on_bad="exclude")
     assert set(manifest.by_id) == {source.utt_id for source in sources} - set(bad)
-    assert len(problems) == len(bad)
+    assert manifest.excluded[0] == "old: gone"
+    assert len(manifest.excluded) == 1 + len(bad)
     for source in bad.values():
-        assert sum(str(source.path) in problem for problem in problems) == 1
+        assert sum(str(source.path) in problem for problem in manifest.excluded) == 1
 
 
 def test_excluding_everything_is_refused(tmp_path: Path) -> None:
@@ -85,7 +82,7 @@ def test_excluding_everything_is_refused(tmp_path: Path) -> None:
     for source in sources:
         source.path.unlink()
     with pytest.raises(InputError, match="at least one readable utterance"):
-        build_manifest(sources, on_bad="exclude")
+        build_manifest(Listing(sources), on_bad="exclude")
 
 
 def test_a_long_list_of_bad_files_is_cut_and_counted(tmp_path: Path) -> None:
@@ -93,7 +90,7 @@ def test_a_long_list_of_bad_files_is_cut_and_counted(tmp_path: Path) -> None:
     for source in sources:
         source.path.unlink()
     with pytest.raises(InputError, match=r"\.\.\. and 5 more"):
-        build_manifest(sources)
+        build_manifest(Listing(sources))
 
 
 def test_wrong_descriptions_are_refused_together_before_audio_is_read(tmp_path: Path) -> None:
@@ -106,7 +103,7 @@ def test_wrong_descriptions_are_refused_together_before_audio_is_read(tmp_path: 
         replace(good, utt_id="d", speaker_id=""),
     ]
     with pytest.raises(InputError) as refused:
-        build_manifest(sources)
+        build_manifest(Listing(sources))
     message = str(refused.value)
     assert "'a' is repeated" in message
     assert "b: gender must be one of female, male, unknown, got 'woman'" in message
@@ -117,12 +114,58 @@ def test_wrong_descriptions_are_refused_together_before_audio_is_read(tmp_path: 
 
 def test_a_corpus_without_utterances_is_refused() -> None:
     with pytest.raises(InputError, match="at least one utterance"):
-        build_manifest([])
+        build_manifest(Listing([]))
 
 
 def test_the_order_of_the_sources_does_not_matter(tmp_path: Path) -> None:
     sources = _write_sources(tmp_path)
-    assert build_manifest(sources)[0] == build_manifest(sources[::-1])[0]
+    assert build_manifest(Listing(sources)) == build_manifest(Listing(sources[::-1]))
+
+
+def test_a_speaker_with_two_genders_is_refused(tmp_path: Path) -> None:
+    sources = _write_sources(tmp_path, count=8)
+    sources[5] = replace(sources[5], gender="female", origin="clips.csv, line 7")
+    with pytest.raises(
+        InputError, match=r"clips\.csv, line 7: u05: a speaker must have one gender"
+    ):
+        build_manifest(Listing(sources))
+
+
+def test_limits_hold_for_training_and_leave_dev_and_test_whole(tmp_path: Path) -> None:
+    sources = _write_sources(tmp_path, count=8)
+    for i, seconds in ((0, 0.1), (1, 0.1), (2, 0.1), (3, 2.0), (4, 0.2), (5, 1.0)):
+        _write_audio(sources[i].path, seed=i, seconds=seconds)
+    splits = {1: "dev", 2: "test"}
+    sources = [replace(s, split=splits.get(i, "train")) for i, s in enumerate(sources)]
+    manifest = build_manifest(Listing(sources), limits=Limits(0.2, 1.0))
+    assert set(manifest.by_id) == {"u01", "u02", "u04", "u05", "u06", "u07"}
+    assert manifest.excluded == (
+        "u00: lasts 0.10 s, not 0.2 to 1 s",
+        "u03: lasts 2.00 s, not 0.2 to 1 s",
+    )
+
+
+def test_an_interrupted_run_measures_only_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, journal = _write_sources(tmp_path / "audio"), tmp_path / ".manifest.measured"
+    whole = build_manifest(Listing(sources))
+    build_manifest(Listing(sources[:5]), journal=journal)
+    with journal.open("ab") as file:
+        file.write(b'{"stamp": "torn')  # what a killed process leaves
+    _write_audio(sources[1].path, seed=1, seconds=0.5)  # written again since
+    read: list[str] = []
+
+    def measure(path: Path) -> Measured:
+        read.append(path.stem)
+        return measure_audio(path)
+
+    monkeypatch.setattr(build, "measure_audio", measure)
+    again = build_manifest(Listing(sources), journal=journal)
+    assert sorted(read) == ["u01", "u05", "u06", "u07"]
+    assert again.by_id["u01"].num_samples == 8_000
+    rest = set(whole.by_id) - {"u01"}
+    assert all(again.by_id[utt_id] == whole.by_id[utt_id] for utt_id in rest)
 
 
 def test_measurements_agree_with_the_files(small: Manifest) -> None:
@@ -176,6 +219,7 @@ _MOVES = {
     "session": (False, False),
     "emotion": (False, True),
     "split": (False, False),
+    "votes": (False, False),
     "duration_s": (False, False),
     "num_samples": (False, False),
     "sample_rate": (False, False),
@@ -187,7 +231,8 @@ _MOVES = {
 def test_hashes_move_exactly_with_what_they_stand_for(small: Manifest, name: str) -> None:
     first = small.utterances[0]
     old = getattr(first, name)
-    new = "sad" if name == "emotion" else f"{old}x" if isinstance(old, str) else old + 1
+    more: dict[type, Any] = {str: f"{old}x", tuple: (("sad", 1),)}
+    new = "sad" if name == "emotion" else more[type(old)] if type(old) in more else old + 1
     changed = Manifest((replace(first, **{name: new}), *small.utterances[1:]), small.class_names)
     moves_audio, moves_label = _MOVES[name]
     assert (changed.audio_hash != small.audio_hash) == moves_audio
@@ -214,17 +259,17 @@ def test_labels_index_the_sorted_class_names(small: Manifest) -> None:
 
 def test_sealing_removes_test_labels_and_nothing_else(small: Manifest) -> None:
     test, others = ["u00", "u05"], ["u01", "u02", "u03", "u04", "u06", "u07"]
+    voted = tuple(replace(u, votes=((u.emotion, 3),)) for u in small.utterances)
+    small = replace(small, utterances=voted)
     sealed = small.seal(test)
     for utt_id in test:
-        with pytest.raises(KeyError):
+        with pytest.raises(SealedError):
             sealed.labels([utt_id])
-        assert (
-            replace(sealed.by_id[utt_id], emotion=small.by_id[utt_id].emotion)
-            == (small.by_id[utt_id])
-        )
-    with pytest.raises(KeyError):
+        whole, hidden = small.by_id[utt_id], sealed.by_id[utt_id]
+        assert hidden == replace(whole, emotion="", votes=())
+    with pytest.raises(SealedError):
         sealed.labels([*others, test[0]])
-    assert sealed.labels(others) == small.labels(others)
+    assert all(sealed.by_id[utt_id] == small.by_id[utt_id] for utt_id in others)
     assert sealed.class_names == small.class_names
     assert sealed.audio_hash == small.audio_hash
     assert small.labels(test)  # the original keeps them
@@ -241,7 +286,7 @@ def test_sealing_removes_test_labels_and_nothing_else(small: Manifest) -> None:
 def test_corpora_nothing_can_be_learned_from_are_refused(
     tmp_path: Path, emotions: Sequence[str], speakers: int, rule: str
 ) -> None:
-    manifest, _ = build_manifest(_write_sources(tmp_path, 8, emotions, speakers))
+    manifest = build_manifest(Listing(_write_sources(tmp_path, 8, emotions, speakers)))
     path = tmp_path / "manifest.parquet"
     write_manifest(manifest, path)
     with pytest.raises(InputError, match=rf"manifest\.parquet: a manifest must have {rule}"):
@@ -249,7 +294,7 @@ def test_corpora_nothing_can_be_learned_from_are_refused(
 
 
 def test_both_reasons_are_given_at_once(tmp_path: Path) -> None:
-    manifest, _ = build_manifest(_write_sources(tmp_path, 4, ("sad",), 1))
+    manifest = build_manifest(Listing(_write_sources(tmp_path, 4, ("sad",), 1)))
     write_manifest(manifest, tmp_path / "manifest.parquet")
     with pytest.raises(InputError, match=r"two emotions[^\n]*\n[^\n]*three speakers"):
         read_manifest(tmp_path / "manifest.parquet")
@@ -269,7 +314,7 @@ def test_files_that_are_no_manifest_are_refused(tmp_path: Path, small: Manifest)
         read_manifest(path)
     write_manifest(small, path)
     pq.write_table(pq.read_table(path).drop_columns(["emotion", "gender"]), path)
-    with pytest.raises(InputError, match="must have the columns emotion, gender"):
+    with pytest.raises(InputError, match="it lacks emotion, gender"):
         read_manifest(path)
     write_manifest(small, path)
     path.write_bytes(path.read_bytes()[:-100])

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serkd.config import Protocol
+from serkd.corpora.folds import Fold, select_folds
 from serkd.corpora.manifest import GENDERS, Manifest, Utterance
-from serkd.corpora.protocols import Fold, balanced_groups, build_folds, select_folds
-from serkd.errors import InputError
+from serkd.corpora.protocols import balanced_groups, build_folds
+from serkd.errors import InputError, SealedError
 
 EMOTIONS = ("angry", "happy", "sad")
 
@@ -19,7 +20,7 @@ def _make_manifest(genders: Sequence[str], takes: Sequence[int] | None = None) -
     """Speakers s00, s01, ... who say every emotion `takes` times."""
     rows = [
         Utterance(
-            f"{emotion}-{take}-{i:02d}", "/none.wav", "own", f"s{i:02d}", gender, "", emotion, "",
+            f"{emotion}-{take}-{i:02d}", "/none.wav", "own", f"s{i:02d}", gender, "", emotion, "", (),
             1.0, 16_000, 16_000, f"{i}{emotion}{take}",
         )
         for i, gender in enumerate(genders)
@@ -61,7 +62,7 @@ def test_speaker_kfold_partitions_any_corpus(
 ) -> None:
     genders = {u.speaker_id: u.gender for u in manifest.utterances}
     num_folds = data.draw(st.integers(3, len(genders)))
-    folds = build_folds(Protocol(num_folds=num_folds), manifest, seed)
+    folds = build_folds(Protocol(num_folds=num_folds, seed=seed), manifest)
     assert len(folds) == num_folds
     _check_partition(folds, manifest)
     for gender in GENDERS:
@@ -76,7 +77,7 @@ def test_speaker_kfold_partitions_any_corpus(
 @settings(max_examples=50, deadline=None)
 @given(manifest=_corpora(), seed=st.integers(0, 2**32))
 def test_leave_one_speaker_out_tests_each_speaker_alone(manifest: Manifest, seed: int) -> None:
-    folds = build_folds(Protocol(name="leave_one_speaker_out"), manifest, seed)
+    folds = build_folds(Protocol(name="leave_one_speaker_out"), manifest)
     _check_partition(folds, manifest)
     assert all(len(_speakers(manifest, fold.test)) == 1 for fold in folds)
     assert all(len(_speakers(manifest, fold.dev)) == 1 for fold in folds)
@@ -88,7 +89,7 @@ def test_given_folds_are_used_as_they_are(data: st.DataObject, manifest: Manifes
     speakers = data.draw(st.permutations(sorted({u.speaker_id for u in manifest.utterances})))
     cuts = data.draw(st.integers(3, len(speakers)))
     given_folds = tuple(tuple(speakers[i::cuts]) for i in range(cuts))
-    folds = build_folds(Protocol(folds=given_folds), manifest, 0)
+    folds = build_folds(Protocol(folds=given_folds), manifest)
     _check_partition(folds, manifest)
     assert [_speakers(manifest, fold.test) for fold in folds] == [set(g) for g in given_folds]
     # the model of a fold is chosen on the fold before it
@@ -151,27 +152,27 @@ def test_empty_parts_and_missing_emotions_are_refused(six: Manifest) -> None:
 
 
 def test_a_fold_hides_its_test_labels(six: Manifest) -> None:
-    for fold in build_folds(Protocol(num_folds=3), six, 0):
+    for fold in build_folds(Protocol(num_folds=3), six):
         for utt_id in fold.test:
-            assert fold.sealed.by_id[utt_id].emotion == ""
-            with pytest.raises(KeyError):
-                fold.sealed.labels([utt_id])
+            assert fold.manifest.by_id[utt_id].emotion == ""
+            with pytest.raises(SealedError):
+                fold.manifest.labels([utt_id])
         seen = [*fold.train, *fold.dev]
-        assert fold.sealed.labels(seen) == six.labels(seen)
+        assert fold.manifest.labels(seen) == six.labels(seen)
 
 
 def test_train_and_dev_hashes_ignore_test_labels(six: Manifest) -> None:
-    fold = build_folds(Protocol(num_folds=3), six, 0)[0]
-    assert fold.sealed.label_hash(fold.train) == fold.train_hash
-    assert fold.sealed.label_hash(fold.dev) == fold.dev_hash
-    hashes = {f.train_hash for f in build_folds(Protocol(num_folds=3), six, 0)}
+    fold = build_folds(Protocol(num_folds=3), six)[0]
+    assert fold.manifest.label_hash(fold.train) == fold.train_hash
+    assert fold.manifest.label_hash(fold.dev) == fold.dev_hash
+    hashes = {f.train_hash for f in build_folds(Protocol(num_folds=3), six)}
     assert len(hashes) == 3
 
 
 def test_all_problems_of_given_folds_are_reported_at_once(six: Manifest) -> None:
     folds = (("s00", "s01"), ("s02", "s00"), ("s03", "nobody"))
     with pytest.raises(InputError) as refused:
-        build_folds(Protocol(folds=folds), six, 0)
+        build_folds(Protocol(folds=folds), six)
     message = str(refused.value)
     assert "repeated: s00\n" in message
     assert "unknown: nobody (it has s00, s01, s02, s03, s04, s05)" in message
@@ -180,16 +181,16 @@ def test_all_problems_of_given_folds_are_reported_at_once(six: Manifest) -> None
 
 def test_too_few_or_empty_folds_are_refused(six: Manifest) -> None:
     with pytest.raises(InputError, match="at least three folds, got 2"):
-        build_folds(Protocol(folds=(("s00", "s01", "s02"), ("s03", "s04", "s05"))), six, 0)
+        build_folds(Protocol(folds=(("s00", "s01", "s02"), ("s03", "s04", "s05"))), six)
     with pytest.raises(InputError, match="must not be empty"):
         folds = (("s00", "s01", "s02"), ("s03", "s04", "s05"), ())
-        build_folds(Protocol(folds=folds), six, 0)
+        build_folds(Protocol(folds=folds), six)
     with pytest.raises(InputError, match="at most the number of speakers = 6, got 7"):
-        build_folds(Protocol(num_folds=7), six, 0)
+        build_folds(Protocol(num_folds=7), six)
 
 
 def test_choosing_folds(six: Manifest) -> None:
-    folds = build_folds(Protocol(num_folds=3), six, 0)
+    folds = build_folds(Protocol(num_folds=3), six)
     assert select_folds(folds, "all") == folds
     assert select_folds(folds, "2") == [folds[1]]
     with pytest.raises(InputError, match="--fold must be one of 1, 2, 3 or all, got '99'"):

@@ -42,7 +42,7 @@ def test_the_whole_corpus_is_found_in_every_layout(tmp_path: Path, layout: str) 
         }[layout]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.wav").touch()
-    sources = scan(tmp_path)
+    sources = scan(tmp_path).sources
     assert len(sources) == len({s.utt_id for s in sources}) == 1_440
     assert all(source.path.is_file() for source in sources)
     assert Counter(s.speaker_id for s in sources) == {f"{i:02d}": 60 for i in range(1, 25)}
@@ -70,7 +70,7 @@ def test_songs_videos_and_strangers_are_passed_over(tmp_path: Path) -> None:
         "readme.txt",
     ):
         (folder / name).touch()
-    assert [s.path.name for s in scan(tmp_path)] == ["03-01-05-02-01-01-02.flac"]
+    assert [s.path.name for s in scan(tmp_path).sources] == ["03-01-05-02-01-01-02.flac"]
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.real
 @needs_real_data
 def test_real_clips_agree_with_the_published_list() -> None:
-    sources = {source.utt_id: source for source in scan(_REAL)}
+    sources = {source.utt_id: source for source in scan(_REAL).sources}
     with (_REAL / "manifest.csv").open(encoding="utf-8") as file:
         listed = {row["utt_id"]: row for row in csv.DictReader(file)}
     assert sources.keys() == listed.keys()
@@ -101,7 +101,7 @@ def test_real_clips_agree_with_the_published_list() -> None:
 @pytest.mark.real
 @needs_real_data
 def test_the_known_duplicate_has_one_hash() -> None:
-    paths = {source.utt_id: source.path for source in scan(_REAL)}
+    paths = {source.utt_id: source.path for source in scan(_REAL).sources}
     twins = ["03-01-03-01-02-01-07", "03-01-03-01-02-02-07", "03-01-03-01-02-01-08"]
     hashes = [read_audio(paths[utt_id]).sha256 for utt_id in twins]
     assert hashes[0] == hashes[1] != hashes[2]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serkd.corpora.manifest import SourceUtterance
+from serkd.corpora.build import SourceUtterance, build_manifest
 from serkd.corpora.table import scan
 from serkd.errors import InputError
 
@@ -69,13 +69,18 @@ def test_every_format_says_the_same(tmp_path: Path, ending: str) -> None:
             "corpus": "mine",
         },
     ]
-    assert scan(_write(tmp_path, ending, rows)) == [
+    path = _write(tmp_path, ending, rows)
+    first = 1 if ending == ".jsonl" else 2 if ending == ".csv" else 1
+    word = "row" if ending == ".parquet" else "line"
+    places = [f"{path}, {word} {first}", f"{path}, {word} {first + 1}"]
+    assert scan(path).sources == [
         SourceUtterance(
-            "a1", tmp_path / "wav/a, one.wav", "mine", "01", "female", "s1", "angry", "train"
+            "a1", tmp_path / "wav/a, one.wav", "mine", "01", "female", "s1", "angry", "train",
+            origin=places[0],
         ),
         SourceUtterance(
             "Überfall", tmp_path / "wav/Überfall.wav", "mine", "2", "unknown", "",
-            'very "sad", really', "test",
+            'very "sad", really', "test", origin=places[1],
         ),
     ]  # fmt: skip
 
@@ -87,7 +92,7 @@ def test_identifiers_stay_text(tmp_path: Path, ending: str, speaker: str) -> Non
         {"path": "a.wav", "speaker_id": speaker, "emotion": "sad", "session": speaker},
         {"path": "b.wav", "speaker_id": speaker, "emotion": "sad", "session": speaker},
     ]
-    sources = scan(_write(tmp_path, ending, rows))
+    sources = scan(_write(tmp_path, ending, rows)).sources
     assert [(s.speaker_id, s.session) for s in sources] == [(speaker, speaker)] * 2
 
 
@@ -98,7 +103,7 @@ def test_columns_are_mapped_and_roots_applied(tmp_path: Path, ending: str) -> No
         {"clip, relative": "/abs/b.wav", "who": "008", "feeling, by label": "joy", "emotion": "no"},
     ]
     columns = {"path": "clip, relative", "speaker_id": "who", "emotion": "feeling, by label"}
-    sources = scan(_write(tmp_path, ending, rows), columns, tmp_path / "audio")
+    sources = scan(_write(tmp_path, ending, rows), columns, {}, tmp_path / "audio").sources
     assert [(str(s.path), s.speaker_id, s.emotion) for s in sources] == [
         (str(tmp_path / "audio/x/a.wav"), "007", "sad"),
         ("/abs/b.wav", "008", "joy"),
@@ -107,20 +112,20 @@ def test_columns_are_mapped_and_roots_applied(tmp_path: Path, ending: str) -> No
 
 def test_quoted_headers_with_commas_keep_their_columns_as_text(tmp_path: Path) -> None:
     rows = [{"path": f"{i}.wav", "speaker, id": f"0{i}", "emotion": "sad"} for i in range(3)]
-    sources = scan(_write(tmp_path, ".csv", rows), {"speaker_id": "speaker, id"})
+    sources = scan(_write(tmp_path, ".csv", rows), {"speaker_id": "speaker, id"}).sources
     assert [s.speaker_id for s in sources] == ["00", "01", "02"]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
     path = tmp_path / "excel.csv"
     path.write_text("speaker_id,path,emotion\r\n01,a.wav,sad\r\n02,b.wav,sad\r\n", "utf-8-sig")
-    assert [s.speaker_id for s in scan(path)] == ["01", "02"]
+    assert [s.speaker_id for s in scan(path).sources] == ["01", "02"]
 
 
 def test_numbers_in_json_become_text(tmp_path: Path) -> None:
     path = tmp_path / "table.jsonl"
     path.write_text('{"path": "a.wav", "speaker_id": 7, "emotion": "sad", "gender": null}\n')
-    (source,) = scan(path)
+    (source,) = scan(path).sources
     assert (source.speaker_id, source.gender) == ("7", "unknown")
 
 
@@ -173,3 +178,74 @@ def test_unreadable_tables_are_refused_by_name(
     write(path)
     with pytest.raises(InputError, match=rf"{name}: {rule}|{name}: must .*{rule}"):
         scan(path)
+
+
+def _lines(*rows: str) -> str:
+    return "".join(f"{row}\n" for row in ("path,speaker_id,emotion,gender,split", *rows))
+
+
+def test_every_wrong_row_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text(
+        _lines(
+            "a.wav,s1,sad,f,train",
+            '"b\nb.wav",,sad,f,train',  # two lines of the file
+            "",
+            "c.wav,s1,,f,train",
+            ",s1,sad,f,train",
+            "d.wav,s1,sad,woman,train",
+            "e.wav,s1,sad,f,eval",
+            "a.wav,s1,sad,f,train",
+            "f.wav,s1,sad,m,train",
+            "g.wav,s1",
+        )
+    )
+    with pytest.raises(InputError) as refused:
+        scan(path)
+    assert f"{path}, line 6: emotion must not be empty" in str(refused.value)
+    assert f"{path}, line 7: path must not be empty" in str(refused.value)
+    assert f"{path}, line 12: emotion must not be empty" in str(refused.value)
+    whole = path.read_text().replace("c.wav,s1,,", "c.wav,s1,sad,").replace("\n,s1", "\nz.wav,s1")
+    path.write_text(whole.replace("g.wav,s1\n", ""))
+    with pytest.raises(InputError) as refused:
+        build_manifest(scan(path))
+    message = str(refused.value)
+    assert f"{path}, line 3: b\nb: speaker_id must not be empty" in message
+    assert f"{path}, line 8: d: gender must be one of female, male, unknown, got 'woman'" in message
+    assert f"{path}, line 9: e: split must be one of train, dev, test, empty, got 'eval'" in message
+    assert f"{path}, line 10: utt_id must be unique, 'a' is repeated (first in {path}, line 2)" in (
+        message
+    )
+    assert f"{path}, line 11: f: a speaker must have one gender" in message
+
+
+def test_rows_with_too_many_fields_and_lines_that_are_no_objects_are_all_named(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text(_lines("a.wav,s1,sad,f,train,x", "b.wav,s1,sad,f,dev", "c.wav,s,sad,f,dev,,"))
+    with pytest.raises(InputError, match=r"line 2 must have no more(.|\n)*line 4 must have no"):
+        scan(path)
+    path = tmp_path / "clips.jsonl"
+    path.write_text('{"path": "a.wav"}\n[1]\n\n{"path": \n')
+    with pytest.raises(InputError, match=r"line 2 must be a JSON(.|\n)*line 4 must be a JSON"):
+        scan(path)
+
+
+def test_labels_are_mapped_kept_or_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "clips.csv"
+    emotions = ["exc", "hap", "sad", "xxx", "xxx"]
+    path.write_text(_lines(*(f"{i}.wav,s{i},{e},f,valid" for i, e in enumerate(emotions))))
+    listing = scan(path, labels={"exc": "hap", "xxx": ""})
+    assert [s.emotion for s in listing.sources] == ["hap", "hap", "sad"]
+    assert {s.split for s in listing.sources} == {"dev"}
+    assert listing.notes == ["left out: 2 utterances labelled xxx"]
+    with pytest.raises(InputError, match=r"--label must name emotions .*exc, hap.*got 'happy'"):
+        scan(path, labels={"happy": "hap"})
+
+
+def test_a_bad_file_is_named_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text(_lines("a.wav,s1,sad,f,train"))
+    with pytest.raises(InputError, match=rf"{path}, line 2: {tmp_path}/a\.wav: must be an audio"):
+        build_manifest(scan(path))

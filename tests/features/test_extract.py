@@ -259,7 +259,7 @@ def test_values_beyond_float16_stop_the_extraction(
 def _rows(lengths: Sequence[int]) -> list[Utterance]:
     return [
         Utterance(
-            f"u{i:04d}", "/none", "own", "s", "unknown", "", "sad", "", n / 16e3, n, 16_000, ""
+            f"u{i:04d}", "/none", "own", "s", "unknown", "", "sad", "", (), n / 16e3, n, 16_000, ""
         )
         for i, n in enumerate(lengths)
     ]

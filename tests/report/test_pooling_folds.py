@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
-from serkd.report.results import MODELS, SPLITS, pool_folds
+from serkd.report.results import MODELS, pool_folds
 from serkd.train.metrics import compute_confusion, compute_metrics
 
 NUM_CLASSES = 4
+SPLITS = ("dev", "test")
 Predicted = dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -33,10 +34,10 @@ def _folds() -> tuple[dict[str, Any], Predicted]:
 
 def test_pooled_metrics_are_those_of_all_folds_predictions_together() -> None:
     folds, predicted = _folds()
-    pooled = pool_folds(folds)
+    pooled = {split: pool_folds(folds, split) for split in SPLITS}
     for (model, split), parts in predicted.items():
         labels, predictions = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        found = pooled[model][split]
+        found = pooled[split][model][split]
         expected = {
             "war": accuracy_score(labels, predictions),
             "uar": balanced_accuracy_score(labels, predictions),
@@ -51,11 +52,11 @@ def test_pooled_metrics_are_those_of_all_folds_predictions_together() -> None:
 
 def test_spread_over_folds_is_the_sample_deviation_and_none_for_one_fold() -> None:
     folds, _ = _folds()
-    pooled = pool_folds(folds)["student"]["test"]
+    pooled = pool_folds(folds, "test")["student"]["test"]
     for name in ("war", "uar", "wf1"):
         values = [fold["student"]["test"][name] for fold in folds.values()]
         assert pooled[f"{name}_mean"] == pytest.approx(statistics.mean(values))
         assert pooled[f"{name}_sd"] == pytest.approx(statistics.stdev(values))
-    alone = pool_folds({"1": folds["1"]})["student"]["test"]
+    alone = pool_folds({"1": folds["1"]}, "test")["student"]["test"]
     assert alone["uar"] == alone["uar_mean"] == folds["1"]["student"]["test"]["uar"]
     assert alone["uar_sd"] is None

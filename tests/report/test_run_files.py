@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,15 @@ from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from serkd.config import Experiment
-from serkd.events import Observer, Observers
+from serkd.events import Observer
 from serkd.features.store import read_frames
 from serkd.models.student import build_student
 from serkd.report.plots import draw_confusions, save_figure
-from serkd.report.run import read_folds, run_experiment, run_folder
-from serkd.report.tensorboard import TensorBoard
-from serkd.runtime import set_threads
-from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
-from serkd.stages.graph import Compute, Graph
-from serkd.stages.store import StageStore
+from serkd.report.run import run_experiment, run_folder
 from serkd.train.outputs import read_outputs
 
+Run = Any  # what the fixture of this folder gives
 logging.getLogger("tensorboard").setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True)
-class _Run:
-    storage: Path
-    live: Path  # TensorBoard folder that was written while the stages ran
-    folder: Path
-    results: dict[str, Any]
-    graph: Graph
-
-    def artifact(self, stage: str) -> Path:
-        (ref,) = (r for r in self.graph.closure([TEACHER_OUTPUTS, STUDENT]) if r.stage == stage)
-        return StageStore(self.storage).folder(stage, self.graph.key(ref))
-
-
-@pytest.fixture(scope="module")
-def run(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> _Run:
-    """Stages in this process first, so that the run only has to read them and needs no Ray."""
-    set_threads(1)
-    folder = tmp_path_factory.mktemp("run")
-    graph = Graph(STAGES, tiny, read_folds(tiny)[0])
-    board = TensorBoard(folder / "live")
-    observer = Observers([board, Observer()])
-    graph.run([TEACHER_OUTPUTS, STUDENT], StageStore(folder), Compute(), observer)
-    board.close()
-    results, written = run_experiment(tiny, "1", folder, "tiny", Observer())
-    return _Run(folder, folder / "live", written, results, graph)
 
 
 def _read(folder: Path) -> EventAccumulator:
@@ -71,7 +39,7 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.parametrize("stage", ["extractor", "teacher_units", "teacher", "student"])
-def test_tensorboard_has_every_number_of_every_epoch(run: _Run, stage: str) -> None:
+def test_tensorboard_has_every_number_of_every_epoch(run: Run, stage: str) -> None:
     found = _scalars(run.folder / "tensorboard" / "fold_1")
     history = json.loads((run.artifact(stage) / "history.json").read_text())
     for name in history[0].keys() - {"epoch"}:
@@ -79,7 +47,7 @@ def test_tensorboard_has_every_number_of_every_epoch(run: _Run, stage: str) -> N
         assert found[f"{stage}/{name}"] == expected, name
 
 
-def test_tensorboard_has_losses_metrics_rates_and_final_results(run: _Run) -> None:
+def test_tensorboard_has_losses_metrics_rates_and_final_results(run: Run) -> None:
     found = _scalars(run.folder / "tensorboard" / "fold_1")
     for tag in (
         "extractor/loss/emotion",
@@ -100,27 +68,27 @@ def test_tensorboard_has_losses_metrics_rates_and_final_results(run: _Run) -> No
         "student/dev_wf1",
     ):
         assert tag in found
-    metrics = run.results["folds"]["1"]["student"]["test"]
+    metrics = run.results["folds"]["1"]["student"]["dev"]
     for name in ("war", "uar", "wf1"):
-        ((_, value),) = found[f"final/student_test_{name}"]
+        ((_, value),) = found[f"final/student_dev_{name}"]
         assert value == pytest.approx(metrics[name], abs=1e-6)
 
 
-def test_tensorboard_shows_the_same_curves_whether_stages_ran_or_were_read(run: _Run) -> None:
+def test_tensorboard_shows_the_same_curves_whether_stages_ran_or_were_read(run: Run) -> None:
     live, replayed = _scalars(run.live), _scalars(run.folder / "tensorboard" / "fold_1")
     assert live == {tag: values for tag, values in replayed.items() if not tag.startswith("final/")}
 
 
-def test_running_again_leaves_one_curve_and_not_two(run: _Run, tiny: Experiment) -> None:
+def test_running_again_leaves_one_curve_and_not_two(run: Run, tiny: Experiment) -> None:
     before = _scalars(run.folder / "tensorboard" / "fold_1")
     run_experiment(tiny, "1", run.storage, "tiny", Observer())
     assert _scalars(run.folder / "tensorboard" / "fold_1") == before
 
 
-def test_tensorboard_has_a_confusion_picture_of_both_models(run: _Run, tmp_path: Path) -> None:
+def test_tensorboard_has_a_confusion_picture_of_both_models(run: Run, tmp_path: Path) -> None:
     events = _read(run.folder / "tensorboard" / "fold_1")
-    assert set(events.Tags()["images"]) == {"confusion/teacher", "confusion/student"}
-    for tag in ("confusion/teacher", "confusion/student"):
+    assert set(events.Tags()["images"]) == {"confusion_dev/teacher", "confusion_dev/student"}
+    for tag in ("confusion_dev/teacher", "confusion_dev/student"):
         (image,) = events.Images(tag)
         (tmp_path / "image.png").write_bytes(image.encoded_image_string)
         _assert_picture(tmp_path / "image.png")
@@ -133,7 +101,7 @@ def _assert_picture(path: Path) -> None:
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20
 
 
-def test_a_run_writes_its_picture_configuration_and_results(run: _Run, tiny: Experiment) -> None:
+def test_a_run_writes_its_picture_configuration_and_results(run: Run, tiny: Experiment) -> None:
     _assert_picture(run.folder / "confusion.png")
     written = json.loads((run.folder / "results.json").read_text())
     assert written == run.results
@@ -143,21 +111,17 @@ def test_a_run_writes_its_picture_configuration_and_results(run: _Run, tiny: Exp
 @pytest.mark.parametrize(
     ("model", "stage"), [("teacher", "teacher_outputs"), ("student", "student")]
 )
-@pytest.mark.parametrize("split", ["dev", "test"])
-def test_results_are_scikit_learns_on_the_stored_outputs(
-    run: _Run, model: str, stage: str, split: str
-) -> None:
+def test_results_are_scikit_learns_on_the_stored_outputs(run: Run, model: str, stage: str) -> None:
     outputs = read_outputs(run.artifact(stage) / "outputs.parquet")
     rows = dict(zip(outputs.utt_ids, outputs.logits.argmax(axis=1), strict=True))
     fold, names = run.graph.fold, run.results["class_names"]
-    utt_ids = getattr(fold, split)
-    truth = [fold.manifest.by_id[utt_id].emotion for utt_id in utt_ids]
-    guesses = [names[rows[utt_id]] for utt_id in utt_ids]
+    truth = [fold.manifest.by_id[utt_id].emotion for utt_id in fold.dev]
+    guesses = [names[rows[utt_id]] for utt_id in fold.dev]
     expected = confusion_matrix(truth, guesses, labels=names)
-    assert run.results["folds"]["1"][model][split]["confusion"] == expected.tolist()
+    assert run.results["folds"]["1"][model]["dev"]["confusion"] == expected.tolist()
 
 
-def test_outputs_are_those_of_the_stored_student(run: _Run, tiny: Experiment) -> None:
+def test_outputs_are_those_of_the_stored_student(run: Run, tiny: Experiment) -> None:
     """The weights on disk, asked one utterance at a time, give the logits on disk."""
     model = build_student(tiny.student, 4).eval()
     model.load_state_dict(load_file(run.artifact("student") / "model.safetensors"))

@@ -9,8 +9,8 @@ import optuna
 import pytest
 import yaml
 
-from serkd.config import build_experiment, read_experiment
 from serkd.errors import InputError
+from serkd.recipe import build_experiment, read_experiment
 from serkd.search.space import Dimension, decode_params, read_space, suggest
 
 REPOSITORY = Path(__file__).parents[2]

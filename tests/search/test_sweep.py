@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from serkd.config import Experiment, build_experiment
-from serkd.corpora.manifest import read_manifest
-from serkd.corpora.protocols import build_folds
+from serkd.config import Experiment
+from serkd.corpora.protocols import read_folds
 from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.recipe import build_experiment
 from serkd.report.sweep import start_sweep
 from serkd.runtime import set_threads
 from serkd.search.ledger import Ledger
 from serkd.search.space import Space
 from serkd.search.tuner import open_sweep
 from serkd.stages.catalogue import STAGES, STUDENT
-from serkd.stages.graph import Compute, Graph
+from serkd.stages.context import Compute
+from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 
 pytestmark = pytest.mark.slow
@@ -106,8 +107,7 @@ def test_the_value_of_a_trial_is_its_students_best_dev_uar(
     data = json.loads(tiny_recipe.read_text())
     for trial in swept.summary["trials"]:
         experiment = build_experiment(data, trial["params"])
-        manifest = read_manifest(Path(experiment.corpus.manifest))
-        fold = build_folds(experiment.protocol, manifest, experiment.seed)[0]
+        fold = read_folds(experiment.corpus, experiment.protocol)[0]
         graph, store = Graph(STAGES, experiment, fold), StageStore(swept.storage)
         for ref in graph.closure([STUDENT]):
             assert store.find(ref.stage, graph.key(ref)) is not None
@@ -233,8 +233,7 @@ def test_stages_that_a_trial_computes_equal_those_of_a_plain_run(
     set_threads(Space.model_fields["resources"].default.cpu)
     trial = swept.summary["trials"][0]
     experiment = build_experiment(json.loads(tiny_recipe.read_text()), trial["params"])
-    manifest = read_manifest(Path(experiment.corpus.manifest))
-    fold = build_folds(experiment.protocol, manifest, experiment.seed)[0]
+    fold = read_folds(experiment.corpus, experiment.protocol)[0]
     graph, store = Graph(STAGES, experiment, fold), StageStore(tmp_path)
     graph.run([STUDENT], store, Compute(), Observer())
     key = graph.key(STUDENT)

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from serkd.config import Experiment, build_experiment
+from serkd.config import Experiment
 from serkd.corpora.manifest import Manifest
 from serkd.corpora.protocols import build_folds
 from serkd.events import Observer
+from serkd.recipe import build_experiment
 from serkd.runtime import set_threads
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
-from serkd.stages.graph import Compute, Graph
+from serkd.stages.context import Compute
+from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 
 BuildGraph = Callable[..., Graph]
@@ -30,7 +32,7 @@ def build_graph(tiny: Experiment, manifest: Manifest) -> BuildGraph:
     ) -> Graph:
         experiment = build_experiment(tiny.model_dump(mode="json"), changes or {})
         # the folds are those of the unchanged experiment: keys must not depend on how they arose
-        folds = build_folds(tiny.protocol, changed_manifest or manifest, tiny.seed)
+        folds = build_folds(tiny.protocol, changed_manifest or manifest)
         return Graph(STAGES, experiment, folds[fold])
 
     return build

@@ -14,12 +14,13 @@ from serkd.config import Experiment
 from serkd.corpora.manifest import Manifest
 from serkd.features.backbone import TINY_HUBERT
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
-from serkd.stages.graph import Graph, Ref
+from serkd.stages.context import Ref
+from serkd.stages.graph import Graph
 
 BuildGraph = Callable[..., Graph]
 TARGETS = [TEACHER_OUTPUTS, STUDENT]
 # see `build_graph`: these decide the fold, which has its own part in the keys
-NEVER_IN_A_KEY = ("train.", "protocol.", "corpus.manifest")
+NEVER_IN_A_KEY = ("train.", "protocol.", "corpus.manifest", "corpus.more_manifests")
 SPECIAL: dict[str, object] = {
     "protocol.name": "leave_one_speaker_out",
     "protocol.folds": [["f00"], ["m01"], ["f02", "m03", "f04", "m05"]],
@@ -29,6 +30,9 @@ SPECIAL: dict[str, object] = {
     "units.layers": [1, 2],
     "units.num_clusters": [4, 16],
     "units.max_points": 500,
+    "protocol.test_corpora": ["ravdess"],
+    "protocol.labels": ["exc=happy"],
+    "corpus.more_manifests": ["more.parquet"],
     "student.kernel_frames": 7,
 }
 

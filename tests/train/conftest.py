@@ -3,19 +3,20 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serkd.config import Experiment, build_experiment
-from serkd.corpora.manifest import read_manifest
-from serkd.corpora.protocols import Fold, build_folds
+from serkd.config import Experiment
+from serkd.corpora.folds import Fold
+from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
 from serkd.features.backbone import Backbone
+from serkd.recipe import build_experiment
 from serkd.runtime import set_threads
 from serkd.stages.catalogue import FEATURES, LOGMEL, STAGES, STUDENT, TEACHER_OUTPUTS
-from serkd.stages.graph import Compute, Graph, Ref
+from serkd.stages.context import Compute, Ref
+from serkd.stages.graph import Graph
 from serkd.stages.store import Artifact, StageStore
 from serkd.train.data import FoldData
 from serkd.train.loop import Task
@@ -34,7 +35,7 @@ class Stored:
 
     def data(self, ref: Ref, column: str) -> FoldData:
         fold = self.fold
-        return FoldData(fold.sealed, fold.train, fold.dev, self.artifacts[ref].folder, column)
+        return FoldData(fold.manifest, fold.train, fold.dev, self.artifacts[ref].folder, column)
 
     def build_task(self, name: str, changes: Mapping[str, Any] | None = None) -> Callable[[], Task]:
         """A picklable task builder, with dotted config `changes`."""
@@ -79,8 +80,7 @@ class Stored:
 @pytest.fixture(scope="session")
 def stored(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     set_threads(1)
-    manifest = read_manifest(Path(tiny.corpus.manifest))
-    fold = build_folds(tiny.protocol, manifest, tiny.seed)[0]
+    fold = read_folds(tiny.corpus, tiny.protocol)[0]
     graph = Graph(STAGES, tiny, fold)
     store = StageStore(tmp_path_factory.mktemp("stored"))
     artifacts, _ = graph.run([TEACHER_OUTPUTS, STUDENT], store, Compute(), Observer())

@@ -1,0 +1,140 @@
+"""The sealed evaluation: what ``serkd test`` does to one run, or to one trial of a sweep."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serkd.config import Experiment
+from serkd.corpora.folds import hash_folds, select_folds
+from serkd.corpora.protocols import read_folds
+from serkd.corpora.seal import open_seal
+from serkd.errors import InputError
+from serkd.recipe import build_experiment
+from serkd.report.plots import draw_pooled, save_figure
+from serkd.report.results import MODELS, evaluate, pool_folds
+from serkd.report.run import show_metrics, write_json
+from serkd.report.tensorboard import TensorBoard
+from serkd.search.ledger import Ledger
+from serkd.stages.catalogue import STAGES, STUDENT
+from serkd.stages.context import Ref
+from serkd.stages.graph import Graph
+from serkd.stages.store import Artifact, StageStore
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What of a run or sweep is evaluated."""
+
+    experiment: Experiment
+    fold_choice: str
+    text: str
+
+
+def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
+    """Evaluate a run, or a sweep's trial (the best one on dev by default), on the test split.
+
+    The look is written to STORAGE/test_log.jsonl before a label is read. Nothing is computed:
+    the models must be stored. Writes test.json and confusion_test.png.
+
+    Raises:
+        InputError: not a run's or sweep's folder, no such finished trial, or no stored models.
+    """
+    chosen = _choose(folder, trial)
+    storage, experiment = folder.resolve().parent.parent, chosen.experiment
+    all_folds = read_folds(experiment.corpus, experiment.protocol)
+    folds = select_folds(all_folds, chosen.fold_choice)
+    store, graphs = StageStore(storage), [Graph(STAGES, experiment, fold) for fold in folds]
+    models = {graph.fold.name: _find_models(graph, store, folder) for graph in graphs}
+    keys = {name: found[STUDENT].info["key"] for name, found in models.items()}
+    subject = f"{folder.resolve().parent.name}/{folder.resolve().name}"
+    log = storage / "test_log.jsonl"
+    emotions, look = open_seal(
+        log, subject, chosen.text, experiment.corpus, experiment.protocol, folds, keys
+    )
+    class_names = folds[0].manifest.class_names
+    found = {
+        fold.name: evaluate(
+            models[fold.name], {i: emotions[i] for i in fold.test}, class_names, "test"
+        )
+        for fold in folds
+    }
+    results = {
+        "name": folder.resolve().name,
+        "split": "test",
+        "chosen": chosen.text,
+        "look": {"number": look.number, "text": look.text},
+        "protocol": experiment.protocol.name,
+        "folds_hash": hash_folds(all_folds),
+        "shares_speakers": any(fold.shares_speakers for fold in folds),
+        "class_names": list(class_names),
+        "folds": found,
+        "pooled": pool_folds(found, "test"),
+    }
+    _write(results, folder)
+    return results
+
+
+def _write(results: Mapping[str, Any], folder: Path) -> None:
+    write_json(folder / "test.json", results)
+    save_figure(draw_pooled(results), folder / "confusion_test.png")
+    for name, found in results["folds"].items():
+        board = TensorBoard(folder / "tensorboard" / f"fold_{name}_test")
+        show_metrics(board, found, "test", results["class_names"])
+        board.close()
+
+
+def _choose(folder: Path, trial: int | None) -> Chosen:
+    if (folder / "experiment.json").is_file() and (folder / "results.json").is_file():
+        if trial is not None:
+            raise InputError(f"--trial must be left out: {folder} is a run, not a sweep")
+        choice = _read_json(folder / "results.json")["fold_choice"]
+        return Chosen(_read_experiment(folder / "experiment.json"), choice, f"fold {choice}")
+    if (folder / "sweep.json").is_file():
+        return _choose_trial(folder, trial)
+    raise InputError(f"{folder}: must be a folder that `serkd run` or `serkd sweep` finished")
+
+
+def _choose_trial(folder: Path, number: int | None) -> Chosen:
+    """A pruned trial published no student, so only finished ones can be chosen."""
+    sweep = _read_json(folder / "sweep.json")
+    trials = Ledger(folder / "ledger.jsonl").trials()
+    finished = {t["trial"]: t for t in trials if t["state"] == "finished"}
+    if not finished:
+        raise InputError(f"{folder}: must have a finished trial, it has none")
+    best = max(finished.values(), key=lambda trial: trial["value"])["trial"]
+    number = best if number is None else number
+    if number not in finished:
+        raise InputError(
+            f"--trial must be a finished trial ({', '.join(map(str, sorted(finished)))}), "
+            f"got {number}"
+        )
+    base = build_experiment(sweep["base"], {}, origin=str(folder / "sweep.json"))
+    experiment = build_experiment(
+        base.model_dump(mode="json"), finished[number]["params"], origin="trial"
+    )
+    return Chosen(experiment, sweep["space"]["fold"], f"trial {number}")
+
+
+def _read_experiment(path: Path) -> Experiment:
+    return build_experiment(_read_json(path), {}, origin=str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _find_models(graph: Graph, store: StageStore, folder: Path) -> dict[Ref, Artifact]:
+    """The stored models of a fold: the student, and its teacher where it has one."""
+    found = {}
+    for ref in MODELS.values():
+        if artifact := store.find(ref.stage, graph.key(ref)):
+            artifact.require_fold(graph.fold)
+            found[ref] = artifact
+    if STUDENT not in found:
+        raise InputError(
+            f"{folder}: the student of fold {graph.fold.name} must be stored, but the corpus, the "
+            "backbone or serkd itself has changed since, or it was removed: run it again"
+        )
+    return found

@@ -1,0 +1,126 @@
+"""What a stage is, and what its function is given when it runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from serkd.config import Experiment
+from serkd.corpora.folds import Fold
+from serkd.events import Observer
+from serkd.features.backbone import Backbone
+from serkd.stages.key import get_dotted
+from serkd.stages.store import Artifact, lineage
+from serkd.units.actors import Clustering
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A stage of an experiment; `scale` = (layer, num_clusters) where there is one per scale."""
+
+    stage: str
+    scale: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return self.stage if self.scale is None else f"{self.stage} {self.scale[0]}/{self.scale[1]}"
+
+
+@dataclass
+class Compute:
+    """What a process may use; never part of a key.
+
+    `num_actors` = 0 works in this process, for trials, which have a slice of their own.
+    """
+
+    num_actors: int = 0
+    num_gpus: float = 0.0
+    device: str = "cpu"
+    clusterings: dict[tuple[str, ...], Clustering] = field(default_factory=dict)
+
+    def clustering(self, folder: Path, column: str, context: "Context") -> Clustering:
+        """Shards that hold a layer's training frames, kept for the other scales of that layer."""
+        points, seed = context.config("units.max_points"), context.config("seed")
+        key = (str(folder), column, context.fold.train_hash, str(points), str(seed))
+        if key not in self.clusterings:
+            self.close()  # one layer's frames at a time
+            self.clusterings[key] = Clustering(
+                folder,
+                column,
+                context.fold.train,
+                max_points=points,
+                seed=seed,
+                num_actors=self.num_actors,
+            )
+        return self.clusterings[key]
+
+    def close(self) -> None:
+        """End the clustering actors."""
+        for clustering in self.clusterings.values():
+            clustering.close()
+        self.clusterings.clear()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function is given.
+
+    Only declared config keys can be read. The fold knows no test label, and no context can be
+    made with an artifact that was fitted on another fold.
+    """
+
+    ref: Ref
+    experiment: Experiment
+    uses: tuple[str, ...]
+    fold: Fold
+    backbone: Backbone
+    inputs: Mapping[Ref, Artifact]
+    work: Path
+    compute: Compute
+    observer: Observer
+
+    def __post_init__(self) -> None:
+        for artifact in self.inputs.values():
+            artifact.require_fold(self.fold)
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifact's files go."""
+        return self.work / "artifact"
+
+    def config(self, dotted: str) -> Any:  # noqa: ANN401  a leaf or a section
+        """A declared value or section; reading another one is a bug: it has no part in the key."""
+        if not any(dotted == used or dotted.startswith(f"{used}.") for used in self.uses):
+            raise KeyError(f"stage {self.ref.stage} reads {dotted}, which it does not declare")
+        return get_dotted(self.experiment, dotted)
+
+    def input(self, stage: str) -> Artifact:
+        """The only input of that stage's name."""
+        (found,) = (artifact for ref, artifact in self.inputs.items() if ref.stage == stage)
+        return found
+
+    def fitted_file(self, stage: str, name: str) -> Path:
+        """A safetensors file of an input, which says that it was fitted on this fold."""
+        return self.input(stage).fitted_file(name, self.fold)
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What a file of fitted numbers is to say of itself."""
+        return lineage(self.fold, self.backbone, str(self.ref))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of stage.
+
+    `version` is raised by hand when the code's results change. `uses` are dotted config paths.
+    `fits` says what it, or the models that it reads, learned from: labels of no utterances, of
+    train, or of train and dev.
+    """
+
+    version: int
+    uses: tuple[str, ...]
+    inputs: Callable[[Experiment, Ref], Sequence[Ref]]
+    fits: Literal["none", "train", "train+dev"]
+    run: Callable[[Context], None]
+    reads_audio: bool = False
+    reads_backbone: bool = False
