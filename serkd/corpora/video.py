@@ -85,9 +85,10 @@ def extract_audio(video: Path, flac: Path) -> None:
     with _temporary(flac, "") as written, _temporary(flac, ".wav") as decoded:
         blocks = _decode_pyav(video) if _has_pyav() else _decode_ffmpeg(video, decoded)
         with soundfile.SoundFile(written, "w", SAMPLE_RATE_HZ, 1, "PCM_16", format="FLAC") as file:
+            num_samples = 0
             for block in _resample(blocks):
                 file.write(np.clip(block, -1.0, 1.0))
-            num_samples = file.tell()
+                num_samples += len(block)
         if not num_samples:
             raise InputError(f"{video}: must have sound, its sound track is empty")
         written.replace(flac)
@@ -128,14 +129,20 @@ def _decode_pyav(video: Path) -> Iterator[Mono]:
             planar = av.AudioResampler(format="fltp")  # only the sample format is changed
             for frame in container.decode(container.streams.audio[0]):
                 for part in planar.resample(frame):
-                    names = [channel.name for channel in part.layout.channels]
-                    has_centre = len(names) == _NUM_CHANNELS_51 and "FC" in names
-                    centre = names.index("FC") if has_centre else None
+                    centre = _centre([channel.name for channel in part.layout.channels])
                     yield part.sample_rate, downmix(part.to_ndarray().T, centre)
     except InputError:
         raise
     except (av.FFmpegError, ValueError) as error:
-        raise InputError(f"{video}: must be a readable video: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{video}: must be a readable video: {reason}") from error
+
+
+def _centre(names: list[str]) -> int | None:
+    """As `centre_channel`; channels that AAC leaves unnamed are in the order of WAV."""
+    if len(names) != _NUM_CHANNELS_51:
+        return None
+    return names.index("FC") if "FC" in names else 2
 
 
 def _decode_ffmpeg(video: Path, wav: Path) -> Iterator[Mono]:
@@ -144,8 +151,8 @@ def _decode_ffmpeg(video: Path, wav: Path) -> Iterator[Mono]:
     sound = ("-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", f"file:{wav}")
     done = subprocess.run(["ffmpeg", *options, *sound], capture_output=True, check=False)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise InputError(f"{video}: must be a readable video: {said[-1] if said else 'no reason'}")
+        said = done.stderr.decode(errors="replace").strip() or f"ffmpeg gave {done.returncode}"
+        raise InputError(f"{video}: must be a readable video: {said.splitlines()[0]}")
     with open_audio(wav) as file:
         centre = centre_channel(file)
         for pcm in read_blocks(file):
