@@ -101,6 +101,8 @@ def build_manifest(
         else:
             rows.append(_utterance(source, measured))
         progress(done, len(listing.sources))
+    if journal is not None and ((bad and on_bad == "refuse") or not rows):
+        journal.unlink()  # it is for interruptions: what is refused leaves nothing behind
     if bad and on_bad == "refuse":
         refuse([*shorten(bad), "exclude these files with --on-bad exclude, or repair them"])
     if not rows:
