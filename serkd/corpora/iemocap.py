@@ -53,7 +53,9 @@ def scan(
     emotions = CLASSES[classes]
     selected = [e for e in evaluated if e.label in emotions and subset in ("all", e.subset)]
     audio = _find_audio(release)
+    sessions = {e.session for e in evaluated}  # of others, that nothing is there is said
     unheard = sorted(audio.keys() - {e.dialog for e in evaluated})
+    unheard = [dialog for dialog in unheard if dialog[4:5] in sessions]
     gaps += [f"{dialog}: no evaluation file with its utterances" for dialog in unheard]
     gaps += [f"{e.utt_id}: no audio file" for e in selected if not _has_audio(e, audio)]
     differing = _differing_counts(evaluated)
@@ -102,10 +104,10 @@ def _read_evaluations(release: Path, notes: list[str]) -> tuple[list[Evaluated],
     strange = Counter[str]()
     for session in SESSIONS:
         folder = release / f"Session{session}" / "dialog" / "EmoEvaluation"
-        if not folder.is_dir():
-            gaps.append(f"Session{session}: no dialog/EmoEvaluation folder")
-            continue
-        for path in sorted(folder.glob("Ses*.txt")):  # not ._Ses*.txt, which macOS leaves
+        paths = sorted(folder.glob("Ses*.txt"))  # not ._Ses*.txt, which macOS leaves
+        if not paths:
+            gaps.append(f"Session{session}: no evaluation files in dialog/EmoEvaluation")
+        for path in paths:
             for evaluated in read_evaluation(path, session, problems, strange):
                 if (first := found.setdefault(evaluated.utt_id, evaluated)) is not evaluated:
                     problems.append(

@@ -57,6 +57,8 @@ def scan(
         raise InputError(f"--labels must be one of {', '.join(LABELS)}, got {labels!r}")
     if not root.is_dir():
         raise InputError(f"{root}: must be the folder of MELD, but there is none")
+    if audio_dir.exists() and not audio_dir.is_dir():
+        raise InputError(f"--audio-dir must be a folder, {audio_dir} is a file")
     found = _find(root)
     rows = _read_tables(root, found, labels, allow_missing)
     best = _choose(found.clips, audio_dir)

@@ -1,5 +1,6 @@
 """EmoDB: its file names."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "copy" / "03a01Fa.wav").touch()
     with pytest.raises(InputError, match="'03a01Fa' is repeated"):
         build_manifest(scan(tmp_path))
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"Aufnahmen\xfc")
+    folder.mkdir()
+    (folder / "03a01Fa.wav").touch()
+    with pytest.raises(InputError, match="the path must be UTF-8, got '/"):
+        build_manifest(scan(folder))
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

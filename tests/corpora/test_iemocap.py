@@ -176,8 +176,8 @@ def test_an_incomplete_release_names_all_that_differs(invented: Path) -> None:
         scan(invented)
     text = str(refused.value)
     for expected in (
-        "Session2: no dialog/EmoEvaluation folder",
-        "Session4: no dialog/EmoEvaluation folder",
+        "Session2: no evaluation files in dialog/EmoEvaluation",
+        "Session4: no evaluation files in dialog/EmoEvaluation",
         "Ses03M_script01_1b_M003: no audio file",
         "Ses05F_impro05a: no evaluation file with its utterances",
         "must have utterances 5531, found 4",

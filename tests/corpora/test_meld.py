@@ -261,3 +261,6 @@ def test_other_folders_and_options_are_refused(tmp_path: Path) -> None:
         scan(tmp_path, tmp_path, allow_missing=True)
     with pytest.raises(InputError, match="--labels must be one of emotion, sentiment, got 'mood'"):
         scan(tmp_path, tmp_path, labels="mood")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--audio-dir must be a folder, .*file is a file"):
+        scan(tmp_path, tmp_path / "file")
