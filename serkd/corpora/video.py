@@ -129,8 +129,9 @@ def _decode_pyav(video: Path) -> Iterator[Mono]:
             planar = av.AudioResampler(format="fltp")  # only the sample format is changed
             for frame in container.decode(container.streams.audio[0]):
                 for part in planar.resample(frame):
-                    centre = _centre([channel.name for channel in part.layout.channels])
-                    yield part.sample_rate, downmix(part.to_ndarray().T, centre)
+                    pcm = part.to_ndarray().T
+                    centre = _centre(pcm, [channel.name for channel in part.layout.channels])
+                    yield part.sample_rate, downmix(pcm, centre)
     except InputError:
         raise
     except (av.FFmpegError, ValueError) as error:
@@ -138,9 +139,9 @@ def _decode_pyav(video: Path) -> Iterator[Mono]:
         raise InputError(f"{video}: must be a readable video: {reason}") from error
 
 
-def _centre(names: list[str]) -> int | None:
-    """As `centre_channel`; channels that AAC leaves unnamed are in the order of WAV."""
-    if len(names) != _NUM_CHANNELS_51:
+def _centre(pcm: np.ndarray, names: list[str]) -> int | None:
+    """As `centre_channel`, of (T, C); channels that AAC leaves unnamed are in WAV's order."""
+    if pcm.shape[1] != _NUM_CHANNELS_51:
         return None
     return names.index("FC") if "FC" in names else 2
 
