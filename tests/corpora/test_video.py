@@ -42,7 +42,7 @@ def test_of_six_channels_the_centre_is_kept(tmp_path: Path, layout: str) -> None
     waveform = read_audio(tmp_path / "new" / "a.flac").waveform
     for hertz in TONES_HZ:
         expected = 0.3 if hertz == TONES_HZ[2] else 0.0
-        assert _strength(waveform, hertz) == pytest.approx(expected, abs=0.02)
+        assert _strength(waveform, hertz) == pytest.approx(expected, abs=0.03)  # AAC's own error
     assert [*tmp_path.rglob(".*")] == []
 
 
