@@ -72,8 +72,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     """Per fold and pooled: UAR, WAR and WF1 in percent of each model."""
     split = results["split"]
     speakers = "speakers of train too" if results["shares_speakers"] else "unseen speakers"
-    title = f"{results['name']}: {split}, percent, {speakers}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=f"{split}: percent, {speakers}", title_justify="left")
     table.add_column("fold")
     table.add_column("model")
     for metric in ("UAR", "WAR", "WF1", "parameters"):
