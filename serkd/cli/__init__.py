@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from serkd.cli import work
+from serkd.cli import data, work
 from serkd.cli.prepare import prepare
 from serkd.errors import InputError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(prepare, name="prepare")
 for command in (work.config, work.folds, work.run, work.sweep, work.test, work.quickstart):
     app.command()(command)
+app.command()(data.doctor)
 
 
 def main() -> None:

@@ -48,6 +48,7 @@ td:has(.bar) { min-width: 9rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; color: var(--soft); }
 figcaption b { color: var(--ink); }
 svg { width: 100%; height: auto; display: block; } svg rect { fill: var(--fill); }
-.axis { stroke: var(--soft); } .median { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 4 3; }
+.axis { stroke: var(--soft); }
+.median { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 4 3; }
 .ticks { display: flex; justify-content: space-between; color: var(--soft); font-size: .78rem; }
 """
