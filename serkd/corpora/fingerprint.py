@@ -29,7 +29,6 @@ _SILENCE = (1e-4 * _WINDOW / 4) ** 2  # power of a sine at -80 dBFS in a Hann wi
 _BLOCK_FRAMES = 256
 
 _NEIGHBOURS = 8  # entries with the same code that each is compared with
-_OFFSET_BIN = 4  # frames that one vote's offset may be off
 _LOCAL_FRAMES = 16  # on either side of an equal code
 _LOCAL_ERROR = 0.3
 _CHUNK = 1 << 18
@@ -147,17 +146,11 @@ class _Index:
         if not self.num_recordings:
             return []
         ours, theirs = self._same_codes()
+        is_likely = self._agree(ours, theirs)
+        ours, theirs = ours[is_likely], theirs[is_likely]
         first, second = self._owner(ours), self._owner(theirs)
         offset = (ours - self.starts[first]) - (theirs - self.starts[second])
-        pair = first * self.num_recordings + second
-        # one look at each pair and rough offset
-        width = 2 * len(self.codes)
-        _, chosen = np.unique(
-            pair * width + (offset + len(self.codes)) // _OFFSET_BIN, return_index=True
-        )
-        chosen = chosen[self._agree(ours[chosen], theirs[chosen])]
-        rows = zip(first[chosen], second[chosen], offset[chosen], strict=True)
-        return [(int(i), int(j), int(shift)) for i, j, shift in rows]
+        return sorted(set(zip(first.tolist(), second.tolist(), offset.tolist(), strict=True)))
 
     def _same_codes(self) -> tuple[_Ints, _Ints]:
         """Places in two recordings that have the same code, the earlier recording first."""
