@@ -114,6 +114,9 @@ _BEFORE: dict[str, Plant] = {
     "telephone copy": _near_copy(_telephone),
     "part of a longer one": _near_copy(_into_longer),
     "zeros": _changed("silent", lambda x: np.zeros(12_345)),
+    "offset and faint noise": _changed(
+        "silent", lambda x: 0.3 + 9e-4 * np.random.default_rng(2).uniform(-1, 1, 20_000)
+    ),
     "clipped": _changed("clipped", _clip),
     "too short": _changed("too_short", lambda x: x[6_000:11_000]),
     "too long": _changed("too_long", lambda x: np.tile(x, 8)[: 7 * 16_000]),
@@ -151,6 +154,7 @@ _AFTER: dict[str, Plant] = {
     "other audio": _changed("changed", lambda x: 0.1 * np.random.default_rng(1).random(30_000)),
 }
 _IN_MANIFEST = "other gender"
+_TOGETHER = ("missing", "changed", "silent", "clipped", "too_short", "too_long", "mixed_formats")
 
 
 def _level(kind: str, ids: frozenset[str], manifest: Manifest) -> str:
@@ -184,15 +188,17 @@ def _operate(healthy: Manifest, folder: Path, defects: Sequence[str], seed: int)
         expected.append(("two_genders", _all_of(patient, victim.speaker_id)))
     found = diagnose(manifest, examine_files(manifest.utterances), _LIMITS)
     serious = {(f.level, f.kind, frozenset(f.utt_ids)) for f in found if f.level != "note"}
-    merged = _merge_formats(expected)
+    merged = _merge(expected)
     assert serious == {(_level(kind, ids, manifest), kind, ids) for kind, ids in merged}
 
 
-def _merge_formats(expected: Sequence[Expected]) -> set[Expected]:
-    """One finding names all files of other formats."""
-    odd = frozenset().union(*(ids for kind, ids in expected if kind == "mixed_formats"))
-    others = {(kind, ids) for kind, ids in expected if kind != "mixed_formats"}
-    return others | ({("mixed_formats", odd)} if odd else set())
+def _merge(expected: Sequence[Expected]) -> set[Expected]:
+    """One finding names all files with the same of these defects."""
+    merged = {(kind, ids) for kind, ids in expected if kind not in _TOGETHER}
+    for together in _TOGETHER:
+        if ids := frozenset().union(*(ids for kind, ids in expected if kind == together)):
+            merged.add((together, ids))
+    return merged
 
 
 _ALL = (*_BEFORE, *_AFTER, _IN_MANIFEST)
