@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from serkd.corpora.emotions import common_name
 from serkd.corpora.findings import Finding, count
 from serkd.corpora.manifest import SPLITS, Manifest, Utterance, learning_problems
+from serkd.corpora.protocols import SPEAKER_SHARING
 
-# corpora whose official splits share speakers by design
-_SHARES_SPEAKERS = ("meld",)
 _MAX_LISTED = 3
 _EXCITED = ("exc", "excited", "excitement")
 
@@ -67,7 +66,7 @@ def _speakers_across_splits(utterances: Sequence[Utterance]) -> Iterator[Finding
         splits = list(split_parts(spoken))
         if len(splits) < 2:
             continue
-        if all(u.corpus in _SHARES_SPEAKERS for u in spoken):
+        if all(u.corpus in SPEAKER_SHARING for u in spoken):
             by_design[speaker] = spoken
             continue
         message = f"speaker {speaker} is in {' and '.join(splits)}: splits must share no speaker"
