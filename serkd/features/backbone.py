@@ -5,7 +5,6 @@ layers' outputs; L includes the encoder's final layer norm where it has one. The
 ``frozen_layers = n`` ends with layer n, so suffix(prefix(x)) is the whole encoder.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from serkd.errors import InputError
+from serkd.features.blocks import Body, HubertFront, WhisperFront, frame_mask
 from serkd.features.prepare import build_preparer
 
 # No layer norm in the feature projection and wide initial weights: with random convolutions, the
@@ -145,28 +145,39 @@ def _load_whisper(folder: str, options: dict[str, Any]) -> nn.Module:
 
 
 class Prefix(nn.Module):
-    """Waveform to layer n, one utterance at a time.
+    """Waveforms to layers 0..n.
 
-    One at a time because HuBERT-base and wav2vec 2.0-base normalise over time in their first
-    convolution, so a padded batch gives other values than the utterance alone.
+    Utterances of a batch do not see each other or the padding: their frames are those that they
+    have alone, to the rounding of float32. Where `is_paddable` is false, a batch must be of one.
     """
 
     def __init__(self, backbone: Backbone, frozen_layers: int) -> None:
         super().__init__()
         encoder = load_encoder(backbone)
         self.prepare = build_preparer(backbone.family, backbone.folder)
-        self.embed = (
-            _WhisperFront(encoder) if backbone.family == "whisper" else _HubertFront(encoder)
-        )
-        self.body = _Body(encoder, 0, frozen_layers)
+        self.embed = WhisperFront(encoder) if backbone.family == "whisper" else HubertFront(encoder)
+        self.body = Body(encoder, 0, frozen_layers)
         self.eval().requires_grad_(False)
 
+    @property
+    def is_paddable(self) -> bool:
+        """Whether utterances of different lengths may share a batch."""
+        return self.embed.is_paddable
+
     @torch.inference_mode()
+    def states(self, waveforms: Sequence[np.ndarray]) -> tuple[list[Tensor], list[int]]:
+        """Waveforms, (T,) each at 16 kHz, to layers 0..n, (B, F, D) float32, and each one's frames.
+
+        What lies behind an utterance's frames is of no meaning.
+        """
+        device = next(self.embed.parameters()).device
+        inputs = [torch.tensor(self.prepare(waveform), device=device) for waveform in waveforms]
+        hidden, num_frames = self.embed(inputs)
+        return self.body(hidden, frame_mask(num_frames, device)), num_frames
+
     def forward(self, waveform: np.ndarray) -> Tensor:
         """Waveform (T,) at 16 kHz to layer n, (F, D) float32."""
-        device = next(self.embed.parameters()).device
-        prepared = torch.from_numpy(self.prepare(waveform)).to(device)
-        return self.body(self.embed(prepared[None]), None)[-1][0]
+        return self.states([waveform])[0][-1][0]
 
 
 class Suffix(nn.Module):
@@ -176,91 +187,8 @@ class Suffix(nn.Module):
         super().__init__()
         encoder = load_encoder(backbone)
         self.first_layer = frozen_layers
-        self.body = _Body(encoder, frozen_layers, backbone.num_layers)
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> list[Tensor]:
-        """Hidden states (B, F, D) and valid frames (B, F) bool to layers n..L, each (B, F, D)."""
-        return self.body(hidden, mask)
-
-
-class _Body(nn.Module):
-    """Transformer layers `first`+1 .. `last`, with the final norm when `last` is the last one."""
-
-    def __init__(self, encoder: nn.Module, first: int, last: int) -> None:
-        super().__init__()
-        config: Any = encoder.config
-        is_whisper = config.model_type == "whisper"
-        stack: Any = encoder if is_whisper else encoder.encoder
-        self.layers = nn.ModuleList(copy.deepcopy(stack.layers[first:last]))
-        has_final_norm = is_whisper or config.do_stable_layer_norm
-        ends = last == len(stack.layers) and (last > first or first == 0)
-        self.final_norm = copy.deepcopy(stack.layer_norm) if has_final_norm and ends else None
-        # WavLM's position bias is made by layer 1 and handed on to the layers above: a body that
-        # begins there makes its own, any other has a frozen copy
-        self.is_wavlm = config.model_type == "wavlm"
-        self.bias_source: Any = None
-        if self.is_wavlm and first > 0:
-            self.bias_source = copy.deepcopy(stack.layers[0].attention).requires_grad_(False)
+        self.body = Body(encoder, frozen_layers, backbone.num_layers)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
-        states = [hidden]
-        if self.is_wavlm and self.layers:
-            self._run_wavlm(states, mask)
-        else:
-            attention_mask = None if mask is None or bool(mask.all()) else _additive(mask, hidden)
-            for layer in self.layers:
-                states.append(layer(states[-1], attention_mask=attention_mask))
-        if self.final_norm is not None:
-            states[-1] = self.final_norm(states[-1])
-        return states
-
-    def _run_wavlm(self, states: list[Tensor], mask: Tensor | None) -> None:
-        batch, frames, _ = states[0].shape
-        source: Any = self.bias_source or self.layers[0].attention
-        bias = source.compute_bias(frames, frames)
-        bias = bias.repeat(batch, 1, 1)  # (B·heads, F, F)
-        if mask is not None:
-            # the layer compares it with 1
-            mask = mask.long()
-        for layer in self.layers:
-            states.append(layer(states[-1], attention_mask=mask, position_bias=bias)[0])
-
-
-def _additive(mask: Tensor, like: Tensor) -> Tensor:
-    """(B, F) bool to the additive (B, 1, 1, F) mask that attention kernels take."""
-    blocked = torch.zeros(mask.shape, dtype=like.dtype, device=like.device)
-    return blocked.masked_fill(~mask, torch.finfo(like.dtype).min)[:, None, None, :]
-
-
-class _HubertFront(nn.Module):
-    """Convolutions, feature projection and positional convolution: waveform to layer 0."""
-
-    def __init__(self, encoder: Any) -> None:  # noqa: ANN401  a transformers model
-        super().__init__()
-        self.convolutions: Any = encoder.feature_extractor
-        self.projection: Any = encoder.feature_projection
-        self.position: Any = encoder.encoder.pos_conv_embed
-        self.norm: Any = None if encoder.config.do_stable_layer_norm else encoder.encoder.layer_norm
-        self.convolutions._requires_grad = False
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        projected = self.projection(self.convolutions(waveform).transpose(1, 2))
-        # wav2vec 2.0 and WavLM return the normalised convolutions beside the projection
-        hidden = projected[0] if isinstance(projected, tuple) else projected
-        hidden = hidden + self.position(hidden)
-        return hidden if self.norm is None else self.norm(hidden)
-
-
-class _WhisperFront(nn.Module):
-    """Log-mel (B, mels, 2F) to layer 0 (B, F, D); positions are cut to the clip, not padded."""
-
-    def __init__(self, encoder: Any) -> None:  # noqa: ANN401  a transformers model
-        super().__init__()
-        self.conv1: Any = encoder.conv1
-        self.conv2: Any = encoder.conv2
-        self.positions: Any = encoder.embed_positions
-
-    def forward(self, logmel: Tensor) -> Tensor:
-        hidden = nn.functional.gelu(self.conv1(logmel))
-        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
-        return hidden + self.positions.weight[: hidden.shape[1]]
+        """Hidden states (B, F, D) and valid frames (B, F) bool to layers n..L, each (B, F, D)."""
+        return self.body(hidden, mask)

@@ -1,149 +1,66 @@
 """Utterances to frames, part by part: in the caller's process, or over Ray Data.
 
 The pipeline is decode tasks -> encoder actors -> Parquet. A part is written atomically, and a
-part that exists is skipped, so an interrupted extraction goes on where it stopped.
+part that exists is skipped, so an interrupted extraction goes on where it stopped. Whatever works
+on a part has one thread, so that its bytes depend neither on how many work nor on where.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 
-from serkd.corpora.audio import crop, read_audio
-from serkd.corpora.manifest import Utterance
-from serkd.errors import InputError
 from serkd.events import Observer
-from serkd.features.backbone import Backbone, Prefix, Suffix
-from serkd.features.logmel import compute_logmel
-from serkd.features.store import list_parts, part_path, read_part, write_part
+from serkd.features.encoders import (
+    Encode,
+    EncoderSpec,
+    LogMelEncoder,
+    PrefixEncoder,
+    SuffixEncoder,
+)
+from serkd.features.parts import AudioPart, Part, Rows, split_audio, split_frames
+from serkd.features.quarantine import BadFile, refuse_bad, write_json
+from serkd.features.store import decode_rows, part_path, write_part
 
-_PART_SAMPLES = 16_000_000  # 64 MB of float32 in the object store, 17 minutes of speech
-_MAX_PART_UTTERANCES = 1024
+__all__ = [
+    "AudioPart",
+    "EncoderSpec",
+    "Extraction",
+    "LogMelEncoder",
+    "Part",
+    "PrefixEncoder",
+    "SuffixEncoder",
+    "extract_frames",
+    "split_audio",
+    "split_frames",
+]
 
-Rows = list[tuple[str, np.ndarray]]
-Encode = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+EXTRACT_INFO = "extract.json"
+_MAX_THREADS = 8  # the interpreter's lock lets no more of them work on a small model
+_log = logging.getLogger(__name__)
 
-
-class Part(Protocol):
-    """What one output part is made of; small, and sent to the tasks that load it."""
-
-    def load(self) -> Rows: ...
-
-
-@dataclass(frozen=True)
-class AudioPart:
-    """Waveforms of some utterances."""
-
-    utterances: tuple[Utterance, ...]
-    max_duration_s: float
-
-    def load(self) -> Rows:
-        return [(u.utt_id, self._waveform(u)) for u in self.utterances]
-
-    def _waveform(self, utterance: Utterance) -> np.ndarray:
-        decoded = read_audio(Path(utterance.path))
-        if decoded.sha256 != utterance.sha256:
-            raise InputError(
-                f"{utterance.path}: must be the audio that the manifest describes, but it has "
-                "changed since; run `serkd prepare` again"
-            )
-        return crop(decoded.waveform, self.max_duration_s)
+Finished = Iterator[tuple[int, list[BadFile]]]  # a part's number, and the files that spoilt it
 
 
 @dataclass(frozen=True)
-class FramePart:
-    """Stored frames of some utterances."""
+class Extraction:
+    """What one run of an extraction did.
 
-    path: Path
-    column: str
+    `num_utterances` of `audio_s` seconds in `seconds`; `num_stored` more were there before.
+    """
 
-    def load(self) -> Rows:
-        return list(read_part(self.path, self.column))
-
-
-def split_audio(utterances: Sequence[Utterance], max_duration_s: float) -> list[Part]:
-    """Parts of bounded length, in the order of the utterances; depends on nothing else."""
-    parts: list[Part] = []
-    current: list[Utterance] = []
-    samples = 0
-    for utterance in utterances:
-        if current and (
-            samples + utterance.num_samples > _PART_SAMPLES or len(current) == _MAX_PART_UTTERANCES
-        ):
-            parts.append(AudioPart(tuple(current), max_duration_s))
-            current, samples = [], 0
-        current.append(utterance)
-        samples += utterance.num_samples
-    return [*parts, AudioPart(tuple(current), max_duration_s)] if current else parts
-
-
-def split_frames(folder: Path, column: str) -> list[Part]:
-    """One part for each stored part."""
-    return [FramePart(path, column) for path in list_parts(folder)]
-
-
-@dataclass(frozen=True)
-class PrefixEncoder:
-    """Builds the encoder of waveforms by a backbone's frozen prefix."""
-
-    backbone: Backbone
-    frozen_layers: int
-    device: str
-
-    def build(self) -> Encode:
-        prefix = Prefix(self.backbone, self.frozen_layers).to(self.device)
-        return lambda waveform: {f"layer_{self.frozen_layers}": _half(prefix(waveform))}
-
-
-@dataclass(frozen=True)
-class SuffixEncoder:
-    """Builds the encoder of layer-n frames by a (fine-tuned) suffix, to some of its layers."""
-
-    backbone: Backbone
-    frozen_layers: int
-    weights: Mapping[str, torch.Tensor]
-    layers: tuple[int, ...]
-    device: str
-
-    def build(self) -> Encode:
-        suffix = Suffix(self.backbone, self.frozen_layers).eval()
-        suffix.load_state_dict(self.weights)
-        suffix.to(self.device)
-
-        @torch.inference_mode()
-        def encode(frames: np.ndarray) -> dict[str, np.ndarray]:
-            hidden = torch.from_numpy(frames.astype(np.float32)).to(self.device)[None]
-            states = suffix(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))
-            return {f"layer_{n}": _half(states[n - self.frozen_layers][0]) for n in self.layers}
-
-        return encode
-
-
-@dataclass(frozen=True)
-class LogMelEncoder:
-    """Builds the encoder of waveforms to log-mel."""
-
-    num_mels: int
-    frame_rate_hz: int
-
-    def build(self) -> Encode:
-        return lambda waveform: {
-            "logmel": compute_logmel(waveform, self.num_mels, self.frame_rate_hz).astype(np.float16)
-        }
-
-
-class EncoderSpec(Protocol):
-    """A picklable recipe of an encoder; `build` runs where the encoder will be used."""
-
-    def build(self) -> Encode: ...
-
-
-def _half(states: torch.Tensor) -> np.ndarray:
-    return states.cpu().numpy().astype(np.float16)
+    num_utterances: int
+    num_stored: int
+    audio_s: float
+    seconds: float
 
 
 def extract_frames(
@@ -155,39 +72,75 @@ def extract_frames(
     num_actors: int,
     num_gpus: float,
     observer: Observer,
-) -> None:
-    """Write every missing part below `folder`; `num_actors` = 0 runs in this process.
+) -> Extraction:
+    """Write every missing part below `folder`, and `extract.json`: what this run did.
+
+    `num_actors` = 0 runs in this process, in as many threads as torch has.
+
+    A corpus is extracted whole or not at all: without some utterances its folds would be others,
+    and their scores could not be compared. Bad files therefore do not end the extraction, but are
+    refused at its end, all at once; the parts without any of them stay, so that only the others
+    are computed once the files are repaired.
 
     Raises:
-        InputError: a file is missing, unreadable, or not the one that the manifest describes.
+        QuarantineError: files are missing, unreadable, or not those that the manifest describes;
+            `quarantine.json` in `folder` lists them all.
         FloatingPointError: an encoder's output does not fit float16.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = [part.num_utterances for part in parts]
     missing = [i for i in range(len(parts)) if not part_path(folder, i).exists()]
-    done = len(parts) - len(missing)
-    observer.progress(stage, done, len(parts), "parts")
+    num_stored = done = sum(sizes) - sum(sizes[i] for i in missing)
+    observer.progress(stage, done, sum(sizes), "utterances")
+    started = time.perf_counter()
     if num_actors and missing:
         finished = _over_ray_data(parts, missing, encoder, folder, num_actors, num_gpus)
     else:
         finished = _in_process(parts, missing, encoder, folder)
-    for _ in finished:
-        done += 1
-        observer.progress(stage, done, len(parts), "parts")
+    bad: dict[int, list[BadFile]] = {}
+    for number, found in finished:
+        if found:
+            bad[number] = found
+        else:
+            done += sizes[number]
+            observer.progress(stage, done, sum(sizes), "utterances")
+    refuse_bad([file for number in sorted(bad) for file in bad[number]], folder)
+    audio_s = sum(parts[i].audio_s for i in missing)
+    info = Extraction(done - num_stored, num_stored, audio_s, time.perf_counter() - started)
+    if missing or not (folder / EXTRACT_INFO).exists():
+        write_json(folder / EXTRACT_INFO, asdict(info))
+        _log.info(
+            "%s: %d utterances, %.2f h of speech in %.1f s",
+            stage, info.num_utterances, audio_s / 3600, info.seconds,
+        )  # fmt: skip
+    return info
 
 
 def _in_process(
     parts: Sequence[Part], missing: Sequence[int], encoder: EncoderSpec, folder: Path
-) -> Iterator[int]:
+) -> Finished:
+    """Several parts at once, a thread each; threads that share one matrix product wait a lot."""
     if not missing:
         return
-    encode = encoder.build()
-    for i in missing:
-        _encode_part(encode, parts[i].load(), part_path(folder, i))
-        yield i
+    num_threads = torch.get_num_threads()
+    workers = min(num_threads, len(missing), _MAX_THREADS)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            encode = pool.submit(encoder.build).result()  # it computes, so it has one thread too
+            yield from pool.map(lambda i: _work(parts[i], i, encode, folder), missing)
+    finally:
+        torch.set_num_threads(num_threads)  # what threads that come later will have
+
+
+def _work(part: Part, number: int, encode: Encode, folder: Path) -> tuple[int, list[BadFile]]:
+    loaded = part.load()
+    if not loaded.bad:
+        _encode_part(encode, loaded.rows, part_path(folder, number))
+    return number, loaded.bad
 
 
 def _encode_part(encode: Encode, rows: Rows, path: Path) -> None:
-    outputs = [encode(array) for _, array in rows]
+    outputs = encode([array for _, array in rows])
     for (utt_id, _), output in zip(rows, outputs, strict=True):
         for name, values in output.items():
             if not np.isfinite(values).all():
@@ -203,7 +156,7 @@ def _over_ray_data(
     folder: Path,
     num_actors: int,
     num_gpus: float,
-) -> Iterator[int]:
+) -> Finished:
     rows = [{"part": i} for i in missing]
     strategy = ray.data.ActorPoolStrategy(size=min(num_actors, len(missing)))
     dataset = (
@@ -219,25 +172,23 @@ def _over_ray_data(
         )
     )
     for row in dataset.iter_rows():
-        if row["problem"]:
-            raise InputError(row["problem"])
-        yield int(row["part"])
+        yield int(row["part"]), [BadFile(**file) for file in json.loads(row["bad"])]
 
 
 class _LoadPart:
-    """Ray Data function: a part's number to its arrays, as blobs."""
+    """Ray Data function: a part's number to its arrays, as blobs; none, if a file is bad."""
 
     def __init__(self, parts: list[Part]) -> None:
         self.parts = parts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            rows, problem = self.parts[row["part"]].load(), ""
-        except InputError as error:  # as data: Ray would wrap it beyond recognition
-            rows, problem = [("", np.zeros(0, np.float32))], str(error)
+        loaded = self.parts[row["part"]].load()
+        # Arrow needs a row to know a column's type
+        nothing: Rows = [("", np.zeros(0, np.float32))]
+        rows = nothing if loaded.bad else loaded.rows
         return {
             "part": row["part"],
-            "problem": problem,
+            "bad": json.dumps([asdict(file) for file in loaded.bad]),
             "utt_ids": [utt_id for utt_id, _ in rows],
             "blobs": [np.ascontiguousarray(array).tobytes() for _, array in rows],
             "dtype": str(rows[0][1].dtype),
@@ -246,7 +197,7 @@ class _LoadPart:
 
 
 class _EncodeActor:
-    """Ray Data actor: a part's arrays to its file; returns the part's number only."""
+    """Ray Data actor: a part's arrays to its file; returns the part's number and its bad files."""
 
     def __init__(self, encoder: EncoderSpec, folder: str) -> None:
         torch.set_num_threads(1)
@@ -254,9 +205,7 @@ class _EncodeActor:
         self.folder = Path(folder)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from serkd.features.store import decode_rows
-
-        if not row["problem"]:
-            loaded = list(decode_rows(row["utt_ids"], row["blobs"], row))
-            _encode_part(self.encode, loaded, part_path(self.folder, int(row["part"])))
-        return {"part": row["part"], "problem": row["problem"]}
+        if row["bad"] == "[]":
+            rows = list(decode_rows(row["utt_ids"], row["blobs"], row))
+            _encode_part(self.encode, rows, part_path(self.folder, int(row["part"])))
+        return {"part": row["part"], "bad": row["bad"]}

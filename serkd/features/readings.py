@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from serkd.corpora.audio import SAMPLE_RATE_HZ
 from serkd.features.backbone import Backbone, Prefix, Suffix, load_encoder
+from serkd.features.fast import speed_up
 from serkd.features.prepare import build_preparer
 
 FRAME_SAMPLES = 320  # 20 ms
@@ -51,6 +52,18 @@ class Readings:
         suffix = Suffix(self.backbone, frozen_layers).eval() if frozen_layers else self.suffix
         states = suffix(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))
         return {layer: state[0] for layer, state in enumerate(states, start=frozen_layers)}
+
+    def batched(self, waveforms: Sequence[np.ndarray]) -> list[States]:
+        """serkd's extraction: the whole encoder as a prefix, all utterances in one batch."""
+        prefix = Prefix(self.backbone, self.num_layers)
+        speed_up(prefix, "cpu")
+        batches = [waveforms] if prefix.is_paddable else [[waveform] for waveform in waveforms]
+        found: list[States] = []
+        for batch in batches:
+            states, num_frames = prefix.states(batch)
+            for row in range(len(num_frames)):
+                found.append({layer: state[row] for layer, state in enumerate(states)})
+        return found
 
     @torch.inference_mode()
     def suffix_padded(self, hidden: Sequence[Tensor]) -> list[States]:

@@ -27,6 +27,7 @@ _MAX_SECONDS = 9.0  # of the longest of them; the others are cut to its thirds
 
 CHECKS: Mapping[str, str] = {  # ways of reading, each against transformers with one utterance
     "split": "serkd, one utterance",
+    "batched": "serkd as it extracts: padded batch, faster linear layers",
     "suffix_padded": "serkd's suffix, padded batch with mask",
     "padded": "transformers, padded batch with mask",
     "padded_unmasked": "transformers, padded batch without mask",
@@ -34,7 +35,7 @@ CHECKS: Mapping[str, str] = {  # ways of reading, each against transformers with
     "next_layer": "the next layer: fairseq's number n is layer n + 1 here",
     "no_final_norm": "the last layer before the final norm, as fairseq gives it",
 }
-MUST_AGREE = ("split", "suffix_padded")
+MUST_AGREE = ("split", "batched", "suffix_padded")
 _PADDINGS = ("padded", "whole_window")
 
 
@@ -73,7 +74,7 @@ class SelfCheck:
 
     @property
     def is_padding_safe(self) -> bool:
-        """Whether the front end could have read padded batches (with a mask where it takes one)."""
+        """Whether transformers itself may read padded batches (with a mask where it takes one)."""
         return self.worst(*_PADDINGS) <= MAX_RELATIVE
 
     def record(self) -> dict[str, Any]:
@@ -97,13 +98,17 @@ class SelfCheck:
                 f"of the RMS, at most {MAX_RELATIVE:g} is rounding"
             )
         how = (
-            "serkd extracts one utterance at a time, and loses nothing "
+            "in serkd's batches an utterance has the frames that it has alone "
             f"(differences of {gap:.1g} of the RMS)"
         )
         if not self.is_padding_safe:
-            return f"{how}; padding would have changed the frames by up to {padded:.2g} of the RMS"
+            return (
+                f"{how}; transformers' padding would have changed the frames by up to {padded:.2g} "
+                "of the RMS"
+            )
         return (
-            f"{how}; a padded batch with a mask would have been safe, one without it {bare:.2g} off"
+            f"{how}; in transformers too a padded batch with a mask would have been safe, one "
+            f"without it {bare:.2g} off"
         )
 
 
@@ -131,6 +136,7 @@ def _compare(readings: Readings, waveforms: Sequence[np.ndarray]) -> Iterator[li
     for first in sorted({0, readings.num_layers // 2}):
         ours = [readings.split(waveform, first) for waveform in waveforms]
         yield _by_layer("split", ours, alone)
+    yield _by_layer("batched", readings.batched(waveforms), alone)
     # transformers' own frames in, so that only the suffix is judged
     yield _by_layer("suffix_padded", readings.suffix_padded([states[0] for states in alone]), alone)
     if readings.is_whisper:

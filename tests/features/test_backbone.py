@@ -5,13 +5,21 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 import transformers
+from small_models import (
+    BUILDERS,
+    NUM_LAYERS,
+    SECONDS,
+    make_waveform,
+    save_model,
+    whisper_config,
+    whisper_features,
+)
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -34,84 +42,8 @@ needs_real_data = pytest.mark.skipif(
     reason="SERKD_REAL_DATA holds no real data",
 )
 
-# 20 ms frames as in the real models; every regulariser off is up to eval()
-_SMALL: dict[str, Any] = {
-    "conv_dim": (8,) * 7,
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-    "initializer_range": 0.2,
-}
-_STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-_BUILDERS: dict[str, tuple[type, type, dict[str, Any]]] = {
-    "hubert_group": (transformers.HubertConfig, transformers.HubertModel, {}),
-    "hubert_stable": (transformers.HubertConfig, transformers.HubertModel, _STABLE),
-    "wav2vec2_group": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model, {}),
-    "wav2vec2_stable": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model, _STABLE),
-    "wavlm_group": (transformers.WavLMConfig, transformers.WavLMModel, {}),
-    "wavlm_stable": (transformers.WavLMConfig, transformers.WavLMModel, _STABLE),
-}
-_NUM_LAYERS = 3
-_SECONDS = 1  # of the tiny Whisper's window
-every_family = pytest.mark.parametrize("name", [*_BUILDERS, "whisper"])
-every_split = pytest.mark.parametrize("frozen", range(_NUM_LAYERS + 1))
-
-
-def _shake(model: nn.Module) -> None:
-    """Fresh models have norms of ones, biases of zeros and gates that are shut: move them all."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-
-
-def _whisper_config(seconds: float = _SECONDS) -> transformers.WhisperConfig:
-    return transformers.WhisperConfig(
-        vocab_size=32,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        decoder_start_token_id=0,
-        d_model=16,
-        encoder_layers=_NUM_LAYERS,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=24,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=24,
-        num_mel_bins=20,
-        max_source_positions=round(50 * seconds),
-        init_std=0.2,
-    )
-
-
-def _whisper_features(seconds: float = _SECONDS) -> transformers.WhisperFeatureExtractor:
-    return transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=seconds)
-
-
-def _save(name: str, folder: Path, seed: int = 0) -> nn.Module:
-    """A small random model, saved as its authors would; returns the model in eval mode."""
-    torch.manual_seed(seed)
-    if name == "whisper":
-        model: Any = WhisperEncoder(_whisper_config())
-        _whisper_features().save_pretrained(folder)
-    else:
-        config, kind, extra = _BUILDERS[name]
-        model = kind(config(**_SMALL, **extra))
-        transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    _shake(model)
-    model.save_pretrained(folder)
-    return model.eval()
-
-
-def _waveform(num_samples: int, seed: int = 0) -> np.ndarray:
-    """A loud and a quiet part with an offset, so that normalisation is seen."""
-    noise = np.random.default_rng(seed).standard_normal(num_samples) * 0.1 + 0.03
-    noise[: num_samples // 2] *= 0.2
-    return noise.astype(np.float32)
+every_family = pytest.mark.parametrize("name", [*BUILDERS, "whisper"])
+every_split = pytest.mark.parametrize("frozen", range(NUM_LAYERS + 1))
 
 
 def _input_features(name: str, folder: Path, waveform: np.ndarray) -> Tensor:
@@ -145,15 +77,15 @@ def _split_states(backbone: Backbone, frozen: int, waveform: np.ndarray) -> list
 
 @every_family
 def test_suffix_of_prefix_is_the_whole_model_at_every_split(tmp_path: Path, name: str) -> None:
-    model = _save(name, tmp_path)
+    model = save_model(name, tmp_path)
     backbone = find_backbone(str(tmp_path))
-    waveform = _waveform(_SECONDS * 16_000)
+    waveform = make_waveform(SECONDS * 16_000)
     expected = _reference(model, _input_features(name, tmp_path, waveform))
-    assert len(expected) == backbone.num_layers + 1 == _NUM_LAYERS + 1
+    assert len(expected) == backbone.num_layers + 1 == NUM_LAYERS + 1
     assert expected[0].shape[1] == backbone.dim
-    for frozen in range(_NUM_LAYERS + 1):
+    for frozen in range(NUM_LAYERS + 1):
         states = _split_states(backbone, frozen, waveform)
-        assert len(states) == _NUM_LAYERS + 1 - frozen
+        assert len(states) == NUM_LAYERS + 1 - frozen
         for layer, state in enumerate(states, start=frozen):
             assert _largest_gap(state, expected[layer]) < TOLERANCE, (frozen, layer)
     # or the comparison would be of nothing
@@ -164,7 +96,7 @@ def test_the_builtin_model_is_the_seeded_transformers_model() -> None:
     backbone = find_backbone("tiny-hubert")
     torch.manual_seed(0)
     model = transformers.HubertModel(transformers.HubertConfig(**TINY_HUBERT)).eval()
-    waveform = _waveform(8_000)
+    waveform = make_waveform(8_000)
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
     inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")["input_values"]
     expected = _reference(model, inputs)
@@ -180,10 +112,10 @@ def test_building_the_builtin_model_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_an_unnormalised_model_gets_the_raw_waveform(tmp_path: Path) -> None:
-    model = _save("hubert_stable", tmp_path)
+def test_an_unnormalised_model_gets_the_rawmake_waveform(tmp_path: Path) -> None:
+    model = save_model("hubert_stable", tmp_path)
     transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
-    waveform = _waveform(8_000)
+    waveform = make_waveform(8_000)
     expected = _reference(model, torch.from_numpy(waveform)[None])
     states = _split_states(find_backbone(str(tmp_path)), 1, waveform)
     assert _largest_gap(states[-1], expected[-1]) < TOLERANCE
@@ -192,14 +124,14 @@ def test_an_unnormalised_model_gets_the_raw_waveform(tmp_path: Path) -> None:
 # an even number of mel frames: transformers' encoder takes no other
 @pytest.mark.parametrize("seconds", [0.1, 0.44])
 def test_a_short_clip_is_not_padded_to_whispers_window(tmp_path: Path, seconds: float) -> None:
-    model = _save("whisper", tmp_path)
-    waveform = _waveform(round(seconds * 16_000))
-    inputs = _whisper_features()(
+    model = save_model("whisper", tmp_path)
+    waveform = make_waveform(round(seconds * 16_000))
+    inputs = whisper_features()(
         waveform, sampling_rate=16_000, padding="do_not_pad", return_tensors="pt"
     )["input_features"]
     # the same weights in a model whose window is the clip
     num_frames = inputs.shape[2] // 2
-    short = WhisperEncoder(_whisper_config(num_frames / 50)).eval()
+    short = WhisperEncoder(whisper_config(num_frames / 50)).eval()
     weights = model.state_dict()
     weights["embed_positions.weight"] = weights["embed_positions.weight"][:num_frames]
     short.load_state_dict(weights)
@@ -210,12 +142,12 @@ def test_a_short_clip_is_not_padded_to_whispers_window(tmp_path: Path, seconds: 
 
 
 def test_an_encoder_inside_a_whole_whisper_is_found(tmp_path: Path) -> None:
-    encoder = _save("whisper", tmp_path / "encoder")
-    whole = transformers.WhisperForConditionalGeneration(_whisper_config())
+    encoder = save_model("whisper", tmp_path / "encoder")
+    whole = transformers.WhisperForConditionalGeneration(whisper_config())
     whole.model.encoder.load_state_dict(encoder.state_dict())
     whole.save_pretrained(tmp_path / "whole")
-    _whisper_features().save_pretrained(tmp_path / "whole")
-    waveform = _waveform(8_000)
+    whisper_features().save_pretrained(tmp_path / "whole")
+    waveform = make_waveform(8_000)
     alone, inside = (
         _split_states(find_backbone(str(tmp_path / folder)), 1, waveform)
         for folder in ("encoder", "whole")
@@ -226,7 +158,7 @@ def test_an_encoder_inside_a_whole_whisper_is_found(tmp_path: Path) -> None:
 @every_split
 @every_family
 def test_padding_does_not_change_valid_frames(tmp_path: Path, name: str, frozen: int) -> None:
-    _save(name, tmp_path)
+    save_model(name, tmp_path)
     backbone = find_backbone(str(tmp_path))
     suffix = Suffix(backbone, frozen).eval()
     lengths = (9, 23, 40)
@@ -245,9 +177,9 @@ def test_padding_does_not_change_valid_frames(tmp_path: Path, name: str, frozen:
 @every_family
 def test_every_trainable_parameter_of_a_suffix_is_used(tmp_path: Path, name: str) -> None:
     # an unused one is decayed by the optimizer but never learns
-    _save(name, tmp_path)
+    save_model(name, tmp_path)
     backbone = find_backbone(str(tmp_path))
-    for frozen in range(_NUM_LAYERS):
+    for frozen in range(NUM_LAYERS):
         suffix = Suffix(backbone, frozen).train()
         hidden = torch.randn(2, 12, backbone.dim)
         mask = torch.ones(2, 12, dtype=torch.bool)
@@ -259,15 +191,15 @@ def test_every_trainable_parameter_of_a_suffix_is_used(tmp_path: Path, name: str
 
 @every_family
 def test_the_prefix_is_frozen(tmp_path: Path, name: str) -> None:
-    _save(name, tmp_path)
+    save_model(name, tmp_path)
     prefix = Prefix(find_backbone(str(tmp_path)), 2)
     assert not any(parameter.requires_grad for parameter in prefix.parameters())
-    waveform = _waveform(8_000)
+    waveform = make_waveform(8_000)
     assert torch.equal(prefix(waveform), prefix(waveform))  # no dropout, no layer drop
 
 
 def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
-    model = _save("hubert_group", tmp_path)
+    model = save_model("hubert_group", tmp_path)
     model.half().save_pretrained(tmp_path)
     backbone = find_backbone(str(tmp_path))
     assert {p.dtype for p in load_encoder(backbone).parameters()} == {torch.float32}
@@ -278,7 +210,7 @@ def test_the_weight_hash_changes_with_what_decides_the_outputs(tmp_path: Path) -
         return find_backbone(str(folder)).weight_hash
 
     first = tmp_path / "first"
-    model = _save("hubert_group", first)
+    model = save_model("hubert_group", first)
     copied = tmp_path / "copy"
     shutil.copytree(first, copied)
     (copied / "README.md").write_text("a model card")
@@ -297,7 +229,9 @@ def test_the_weight_hash_changes_with_what_decides_the_outputs(tmp_path: Path) -
         (changed / name).write_text(json.dumps({**settings, key: value}))
         assert digest(changed) != digest(first), name
     seeds = {
-        digest(tmp_path / f"seed{s}") for s in (1, 2) if _save("whisper", tmp_path / f"seed{s}", s)
+        digest(tmp_path / f"seed{s}")
+        for s in (1, 2)
+        if save_model("whisper", tmp_path / f"seed{s}", s)
     }
     assert len(seeds) == 2
 
@@ -339,7 +273,7 @@ def test_folders_that_hold_no_usable_model_are_refused(
     tmp_path: Path, damage: Callable[[Path], None], rule: str
 ) -> None:
     folder = tmp_path / "model"
-    _save("hubert_group", folder)
+    save_model("hubert_group", folder)
     damage(folder)
     with pytest.raises(InputError, match=rf"backbone\.name: .*model.*{rule}|{rule}.*model"):
         find_backbone(str(folder))

@@ -15,7 +15,7 @@ from serkd.corpora.audio import read_audio
 from serkd.corpora.manifest import Manifest
 from serkd.errors import InputError
 from serkd.events import Observer
-from serkd.features import backbone as backbones
+from serkd.features import blocks
 from serkd.features.backbone import find_backbone
 from serkd.features.readings import FRAME_SAMPLES, Readings
 from serkd.features.selfcheck import MAX_RELATIVE, SelfCheck, check_backbone
@@ -137,27 +137,27 @@ def test_the_layer_before_the_final_norm_is_what_transformers_keeps(
 
 
 def _ignore_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = backbones._Body.forward
-    monkeypatch.setattr(backbones._Body, "forward", lambda self, h, mask: forward(self, h, None))
+    forward = blocks.Body.forward
+    monkeypatch.setattr(blocks.Body, "forward", lambda self, h, mask: forward(self, h, None))
 
 
 def _drop_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = backbones._Body.forward
+    forward = blocks.Body.forward
 
-    def short(self: backbones._Body, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
+    def short(self: blocks.Body, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         states = forward(self, hidden, mask)
         return [*states[:-1], states[-2]] if len(states) > 1 else states
 
-    monkeypatch.setattr(backbones._Body, "forward", short)
+    monkeypatch.setattr(blocks.Body, "forward", short)
 
 
 def _make_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = backbones._Body.forward
+    forward = blocks.Body.forward
 
-    def nan(self: backbones._Body, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
+    def nan(self: blocks.Body, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         return [state * torch.nan for state in forward(self, hidden, mask)]
 
-    monkeypatch.setattr(backbones._Body, "forward", nan)
+    monkeypatch.setattr(blocks.Body, "forward", nan)
 
 
 @pytest.mark.parametrize("damage", [_ignore_masks, _drop_a_layer, _make_nan])

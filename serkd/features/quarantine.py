@@ -1,0 +1,49 @@
+"""Audio that an extraction could not use: all of it is named, none is silently left out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from serkd.corpora.build import shorten
+from serkd.errors import InputError
+
+QUARANTINE = "quarantine.json"
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """An utterance whose audio could not be used, and why."""
+
+    utt_id: str
+    path: str
+    problem: str
+
+
+class QuarantineError(InputError):
+    """Some files of a corpus cannot be used; what was made of the others is kept."""
+
+
+def refuse_bad(bad: Sequence[BadFile], folder: Path) -> None:
+    """List bad files in `folder` and refuse them; with none, there is no list and no error.
+
+    Raises:
+        QuarantineError: naming the first files, and the list.
+    """
+    path = folder / QUARANTINE
+    if not bad:
+        path.unlink(missing_ok=True)
+        return
+    write_json(path, [asdict(file) for file in bad])
+    raise QuarantineError(
+        *shorten([file.problem for file in bad]),
+        f"{len(bad)} file(s) must be repaired, {path} lists them; then run this again: what was "
+        "extracted from the others is kept",
+    )
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file that nobody sees half of."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    temporary.replace(path)
