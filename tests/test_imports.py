@@ -32,6 +32,7 @@ RANKS = {
     "search": 7,
     "report": 8,
     "cli": 9,
+    "bench": 9,
     "__main__": 10,
 }
 PEERS = {"corpora", "features", "units", "models", "losses"}  # may use each other, without cycles
@@ -40,6 +41,7 @@ MAY_IMPORT_RAY = {
     "features.extract",
     "features.store",
     "units.actors",
+    "units.shards",
     "train.loop",
     "train.checkpoint",
     "stages.lease",

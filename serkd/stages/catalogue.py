@@ -74,7 +74,7 @@ STAGES: dict[str, Stage] = {
         reads_backbone=True,
     ),
     "centroids": Stage(
-        version=1,
+        version=2,
         uses=("units.max_iterations", "units.tolerance", "units.max_points", "seed"),
         inputs=lambda e, r: [HIDDEN],
         fits="train",

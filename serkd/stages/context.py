@@ -50,6 +50,7 @@ class Compute:
                 max_points=points,
                 seed=seed,
                 num_actors=self.num_actors,
+                cache_bytes=context.experiment.train.cache_gb * 1e9,
             )
         return self.clusterings[key]
 
@@ -77,6 +78,7 @@ class Context:
     work: Path
     compute: Compute
     observer: Observer
+    siblings: tuple[Ref, ...] = ()  # of the same stage, that will be computed next
 
     def __post_init__(self) -> None:
         for artifact in self.inputs.values():

@@ -95,6 +95,7 @@ def run_centroids(context: Context) -> None:
         max_iterations=context.config("units.max_iterations"),
         tolerance=context.config("units.tolerance"),
         seed=context.config("seed"),
+        also=[ref.scale[1] for ref in context.siblings if ref.scale is not None],
     )
     path = context.folder / "centroids.safetensors"
     save_arrays({"centroids": fitted.centroids}, path, context.lineage)

@@ -172,6 +172,7 @@ class Graph:
                 work,
                 compute,
                 observer,
+                self._siblings(ref, store),
             )
             context.folder.mkdir(parents=True, exist_ok=True)
             started = time.perf_counter()
@@ -189,6 +190,14 @@ class Graph:
                 "train_hash": self.fold.train_hash if is_fitted else None,
             }
             return store.publish(ref.stage, key, context.folder, info), False
+
+    def _siblings(self, ref: Ref, store: StageStore) -> tuple[Ref, ...]:
+        """The other scales of a layer that are missing too: they can share the work."""
+        if ref.scale is None:
+            return ()
+        layer, counts = ref.scale[0], self.experiment.units.num_clusters
+        others = [Ref(ref.stage, (layer, count)) for count in counts if count != ref.scale[1]]
+        return tuple(r for r in others if store.find(r.stage, self.key(r)) is None)
 
 
 def _replay(ref: Ref, artifact: Artifact, observer: Observer) -> None:

@@ -1,35 +1,35 @@
 """Lloyd's k-means on shards of float16 frames, with FAISS's search; no Ray here.
 
 Sums are exact: a float16 is a multiple of 2^-24, so float64 adds up to 2^29 in absolute value
-without rounding, in any order. Centroids are therefore the same, bit for bit, for any number of
-shards and any order of arrival.
+without rounding, in any order. Two things follow. Centroids are the same, bit for bit, for any
+number of shards and any order of arrival; and a pass needs to add only the frames that changed
+their cluster to the sums of the pass before, which late in a fit are few.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import faiss
 import numpy as np
 from scipy import sparse
-from sklearn.cluster import kmeans_plusplus
 
-from serkd.errors import InputError
-
-_SAMPLE_PER_CLUSTER = 64
+CHUNK_FRAMES = 4096  # float32 copies of so many frames stay in the cache of a core
 _SPLIT_EPSILON = 1.0 / 1024  # FAISS's own perturbation of a split cluster
+
+Blocks = Iterable[tuple[int, np.ndarray]]  # a block's number and its frames (N, D) float16
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What one pass over some blocks adds up to.
+    """What one pass adds up to, for one scale.
 
-    `sums` (K, D) float64 and `counts` (K,) int64 of the assigned frames; `inertia` maps a block's
-    number to its sum of squared distances, so that the total can be added in a fixed order.
+    `sums` (K, D) float64 and `counts` (K,) int64 of the frames of each cluster; `num_moved` is how
+    many of them were in another one in the pass before.
     """
 
     sums: np.ndarray
     counts: np.ndarray
-    inertia: dict[int, float]
+    num_moved: int
 
 
 @dataclass(frozen=True)
@@ -56,73 +56,147 @@ def assign_units(searcher: faiss.Index, frames: np.ndarray) -> tuple[np.ndarray,
     return ids[:, 0], distances[:, 0]
 
 
-def add_blocks(blocks: Iterable[tuple[int, np.ndarray]], centroids: np.ndarray) -> Sums:
-    """Assign numbered blocks of frames (N, D) float16 and add them up by centroid."""
-    searcher = build_searcher(centroids)
-    sums = np.zeros(centroids.shape, np.float64)
-    counts = np.zeros(len(centroids), np.int64)
-    inertia = {}
-    for number, frames in blocks:
-        ids, distances = assign_units(searcher, frames)
-        members = sparse.csr_array(
-            (np.ones(len(ids)), ids, np.arange(len(ids) + 1)), shape=(len(ids), len(centroids))
-        )
-        sums += members.T @ frames.astype(np.float64)
-        counts += np.bincount(ids, minlength=len(centroids))
-        inertia[number] = float(distances.sum(dtype=np.float64))
-    return Sums(sums, counts, inertia)
+@dataclass
+class Tally:
+    """The sums of one scale over the blocks of one shard, kept from pass to pass.
 
-
-def merge_sums(parts: Sequence[Sums]) -> Sums:
-    """The sums of several shards."""
-    inertia = {number: value for part in parts for number, value in part.inertia.items()}
-    sums = np.sum([part.sums for part in parts], axis=0)
-    return Sums(sums, np.sum([part.counts for part in parts], axis=0), inertia)
-
-
-def seed_centroids(sample: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    """k-means++ (Arthur & Vassilvitskii 2007) on a sample (N, D); float32 (K, D)."""
-    centers, _ = kmeans_plusplus(sample.astype(np.float32), num_clusters, random_state=seed)
-    return centers
-
-
-def sample_indices(num_frames: int, num_clusters: int, seed: int) -> np.ndarray:
-    """Which of all training frames the start is drawn from, sorted.
-
-    Raises:
-        InputError: fewer frames than clusters.
+    `units` maps a block's number to the cluster of each of its frames in the last pass.
     """
-    if num_clusters > num_frames:
-        raise InputError(
-            "units.num_clusters must be at most the number of training frames = "
-            f"{num_frames}, got {num_clusters}"
+
+    sums: np.ndarray
+    counts: np.ndarray
+    units: dict[int, np.ndarray] = field(default_factory=dict)
+    num_moved: int = 0
+
+    @classmethod
+    def empty(cls, num_clusters: int, dim: int) -> "Tally":
+        """Before the first pass."""
+        return cls(np.zeros((num_clusters, dim)), np.zeros(num_clusters, np.int64))
+
+    def move(self, number: int, first: int, frames: np.ndarray, ids: np.ndarray) -> None:
+        """Frames `first`... of a block are in clusters `ids` now; they change the sums if new."""
+        known = self.units[number][first : first + len(ids)]
+        moved = np.flatnonzero(known != ids)
+        if not len(moved):
+            return
+        before, after, rows = known[moved], ids[moved], np.arange(len(moved))
+        left = before >= 0
+        members = sparse.csr_array(
+            (
+                np.concatenate([np.ones(len(moved)), np.full(left.sum(), -1.0)]),
+                (np.concatenate([after, before[left]]), np.concatenate([rows, rows[left]])),
+            ),
+            shape=(len(self.counts), len(moved)),
         )
-    size = min(num_frames, num_clusters * _SAMPLE_PER_CLUSTER)
-    return np.sort(np.random.default_rng(seed).choice(num_frames, size, replace=False))
+        self.sums += members @ frames[moved].astype(np.float64)
+        size = len(self.counts)
+        self.counts += np.bincount(after, minlength=size)
+        self.counts -= np.bincount(before[left], minlength=size)
+        self.num_moved += len(moved)
+        known[moved] = after
+
+
+def add_blocks(
+    blocks: Blocks, centroids: Mapping[int, np.ndarray], tallies: dict[int, Tally]
+) -> dict[int, Sums]:
+    """One pass over some blocks for several scales, which share the read and the cast.
+
+    `centroids` maps a scale's K to its (K, D). `tallies` are those of the pass before and are
+    brought up to date; scales that are not asked for any more are forgotten.
+    """
+    searchers = {scale: build_searcher(values) for scale, values in centroids.items()}
+    for scale in list(tallies):
+        if scale not in centroids:
+            del tallies[scale]
+    for scale, values in centroids.items():
+        tallies.setdefault(scale, Tally.empty(*values.shape)).num_moved = 0
+    for number, frames in blocks:
+        for tally in tallies.values():
+            tally.units.setdefault(number, np.full(len(frames), -1, np.int32))
+        for first in range(0, len(frames), CHUNK_FRAMES):
+            chunk = frames[first : first + CHUNK_FRAMES]
+            wide = chunk.astype(np.float32)
+            for scale, searcher in searchers.items():
+                ids = assign_units(searcher, wide)[0].astype(np.int32)
+                tallies[scale].move(number, first, chunk, ids)
+    return {
+        scale: Sums(tally.sums, tally.counts, tally.num_moved) for scale, tally in tallies.items()
+    }
+
+
+def merge_sums(parts: Iterable[Mapping[int, Sums]]) -> dict[int, Sums]:
+    """The sums of several shards, by scale."""
+    merged: dict[int, list[Sums]] = {}
+    for part in parts:
+        for scale, sums in part.items():
+            merged.setdefault(scale, []).append(sums)
+    return {
+        scale: Sums(
+            np.sum([one.sums for one in found], axis=0),
+            np.sum([one.counts for one in found], axis=0),
+            sum(one.num_moved for one in found),
+        )
+        for scale, found in merged.items()
+    }
+
+
+def square_sum(frames: np.ndarray) -> float:
+    """Sum of squares of frames (N, D) float16, in float64 and chunk by chunk."""
+    total = 0.0
+    for first in range(0, len(frames), CHUNK_FRAMES):
+        wide = frames[first : first + CHUNK_FRAMES].astype(np.float64)
+        total += float(np.einsum("nd,nd->", wide, wide))
+    return total
+
+
+@dataclass
+class _Scale:
+    """The state of one scale's fit."""
+
+    centroids: np.ndarray
+    rng: np.random.Generator
+    history: list[float] = field(default_factory=list)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    is_done: bool = False
+
+    def step(self, total: Sums, squares: float, tolerance: float) -> None:
+        """Note the inertia of these centroids, move them, and see whether that is enough."""
+        wide = self.centroids.astype(np.float64)
+        inside = np.einsum("kd,kd->k", wide, total.counts[:, None] * wide - 2.0 * total.sums)
+        self.history.append(max(squares + float(inside.sum()), 0.0))
+        self.counts = total.counts.copy()
+        self.centroids = _update(self.centroids, total, self.rng)
+        if len(self.history) > 1:
+            gain = self.history[-2] - self.history[-1]
+            self.is_done = total.num_moved == 0 or gain <= tolerance * self.history[-2]
 
 
 def fit_lloyd(
-    add_all: Callable[[np.ndarray], Sums],
-    start: np.ndarray,
+    add_all: Callable[[Mapping[int, np.ndarray]], Mapping[int, Sums]],
+    starts: Mapping[int, np.ndarray],
     *,
+    squares: float,
     max_iterations: int,
     tolerance: float,
     seed: int,
-) -> Fitted:
-    """Lloyd iterations until inertia improves by less than `tolerance`, relatively.
+) -> dict[int, Fitted]:
+    """Lloyd iterations of several scales side by side, each as if it were alone.
 
-    `add_all` makes one pass over all the frames; `start` is (K, D).
+    `add_all` makes one pass over all the frames for some scales; `starts` maps K to its (K, D);
+    `squares` is the sum of squares of all frames. A scale ends when its inertia improves by less
+    than `tolerance`, relatively.
     """
-    rng = np.random.default_rng(seed)
-    centroids = start.astype(np.float32)
-    history: list[float] = []
+    scales = {
+        scale: _Scale(start.astype(np.float32), np.random.default_rng(seed))
+        for scale, start in starts.items()
+    }
     for _ in range(max_iterations):
-        total = add_all(centroids)
-        history.append(sum(total.inertia[number] for number in sorted(total.inertia)))
-        centroids = _update(centroids, total, rng)
-        if len(history) > 1 and history[-2] - history[-1] <= tolerance * history[-2]:
+        running = {k: scale.centroids for k, scale in scales.items() if not scale.is_done}
+        if not running:
             break
-    return Fitted(centroids, tuple(history), total.counts)
+        for k, total in add_all(running).items():
+            scales[k].step(total, squares, tolerance)
+    return {k: Fitted(s.centroids, tuple(s.history), s.counts) for k, s in scales.items()}
 
 
 def _update(centroids: np.ndarray, total: Sums, rng: np.random.Generator) -> np.ndarray:

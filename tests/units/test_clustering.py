@@ -1,16 +1,22 @@
 """Clustering stored frames: the same bits for any number of actors, training frames only."""
 
+import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
+from ray.exceptions import RayActorError
 
 from serkd.errors import InputError
 from serkd.features.store import part_path, write_part
 from serkd.units.actors import Clustering
 from serkd.units.kmeans import Fitted
+from serkd.units.shards import ShardActor
 
 COLUMN = "layer_3"
 _CENTRES = 8.0 * np.array(
@@ -56,9 +62,16 @@ def _open(
     num_actors: int = 0,
     max_points: int | None = None,
     seed: int = 0,
+    cache_bytes: float = float("inf"),
 ) -> Iterator[Clustering]:
     clustering = Clustering(
-        folder, COLUMN, train_ids, max_points=max_points, seed=seed, num_actors=num_actors
+        folder,
+        COLUMN,
+        train_ids,
+        max_points=max_points,
+        seed=seed,
+        num_actors=num_actors,
+        cache_bytes=cache_bytes,
     )
     try:
         yield clustering
@@ -102,13 +115,13 @@ def test_centroids_are_the_same_bits_for_any_number_of_actors(
         _open(folder, few, max_points=max_points) as here,
         _open(folder, few, max_points=max_points, num_actors=num_actors) as there,
     ):
-        assert len(there.actors) == num_actors
-        assert here.block_sizes == there.block_sizes
-        assert sorted(there.block_sizes) == [0, 3, 4]
+        assert len(there.shards) == num_actors
+        assert here.sizes == there.sizes
+        assert list(there.sizes) == [0, 3, 4]
         # several scales from one load, as the stages ask for them
         for num_clusters in (2, 12, 40):
             assert _same(_fit(here, num_clusters), _fit(there, num_clusters))
-        assert there.num_frames == sum(here.block_sizes.values())
+        assert there.num_frames == sum(len(_make_frames()[n]) for n in few) or max_points
         with pytest.raises(InputError, match=f"training frames = {there.num_frames}, got"):
             _fit(there, there.num_frames + 1)
 
@@ -153,8 +166,9 @@ def test_a_sample_is_of_the_frames_by_the_seed(tmp_path: Path) -> None:
     samples = []
     for seed in (0, 0, 1):
         with _open(folder, max_points=150, seed=seed) as clustering:
-            assert clustering.local is not None
-            rows = np.concatenate([b for _, b in sorted(clustering.local.blocks.items())])
+            local = clustering.shards[0].local
+            assert local is not None
+            rows = np.concatenate([block for _, block in local.blocks()])
         assert {row.tobytes() for row in rows} <= known
         samples.append(rows)
     assert np.array_equal(samples[0], samples[1])
@@ -173,3 +187,82 @@ def test_more_clusters_than_training_frames_is_refused(tmp_path: Path) -> None:
         assert _fit(clustering, num_clusters=30).centroids.shape == (30, 4)
         with pytest.raises(InputError, match="number of training frames = 30, got 31"):
             _fit(clustering, num_clusters=31)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 800, 2_000])
+@pytest.mark.parametrize("max_points", [None, 200])
+def test_what_does_not_fit_is_read_again_and_changes_nothing(
+    tmp_path: Path, cache_bytes: int, max_points: int | None
+) -> None:
+    folder = _write(tmp_path / "a", _make_frames())
+    with (
+        _open(folder, max_points=max_points) as whole,
+        _open(folder, max_points=max_points, cache_bytes=cache_bytes) as small,
+    ):
+        shard = small.shards[0].local
+        assert shard is not None
+        assert shard.streamed
+        assert sum(block.nbytes for block in shard.cache.values()) <= cache_bytes
+        assert _same(_fit(whole), _fit(small))
+
+
+def test_scales_fitted_in_the_same_passes_are_those_of_fits_alone(tmp_path: Path) -> None:
+    folder, scales = _write(tmp_path / "a", _make_frames()), (2, 12, 40)
+    limits = {"max_iterations": 15, "tolerance": 1e-4, "seed": 3}
+    alone = []
+    for num_clusters in scales:
+        with _open(folder) as clustering:
+            alone.append(clustering.fit(num_clusters, **limits))
+    with _open(folder) as clustering:
+        first = clustering.fit(12, also=[2, 40], **limits)
+        # the others are there already: nothing is read for them
+        for number in clustering.sizes:
+            part_path(folder, number).unlink()
+        clustering.shards[0].close()
+        together = [clustering.fit(num_clusters, **limits) for num_clusters in scales]
+    assert first is together[1]
+    assert all(_same(*pair) for pair in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("max_points", [None, 300])
+def test_an_actor_that_is_killed_in_the_third_pass_changes_no_bit(
+    tmp_path: Path, max_points: int | None, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _write(tmp_path / "a", _make_frames())
+    # far from converged, so that there are passes enough
+    start = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    monkeypatch.setattr(Clustering, "_start", lambda self, k, seed: start)
+    with _open(folder, max_points=max_points) as here:
+        expected = _fit(here)
+    assert len(expected.inertia) > 3
+    passes: list[str] = []
+    call = Clustering._call
+
+    def count(self: Clustering, method: str, *arguments: object) -> list[Any]:
+        passes.append(method)
+        if passes.count("add") == 3 and len(passes) < 100:
+            passes.extend(["killed"] * 100)
+            pid = ray.get(self.shards[1].actor.__ray_call__.remote(lambda shard: os.getpid()))
+            os.kill(pid, signal.SIGKILL)
+        return call(self, method, *arguments)
+
+    with _open(folder, max_points=max_points, num_actors=2) as there:
+        monkeypatch.setattr(Clustering, "_call", count)
+        found = _fit(there)
+        assert [shard.num_deaths for shard in there.shards] == [0, 1]
+    assert "killed" in passes
+    assert _same(found, expected)
+
+
+def test_a_shard_whose_actors_keep_dying_fails_loudly(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _write(tmp_path / "a", _make_frames())
+
+    class Dying(ShardActor):
+        def add(self, centroids: object) -> Any:  # noqa: ANN401
+            os._exit(1)
+
+    monkeypatch.setattr("serkd.units.actors.ShardActor", Dying)
+    with _open(folder, num_actors=1) as clustering, pytest.raises(RayActorError):
+        _fit(clustering)

@@ -1,7 +1,7 @@
 """Lloyd's iterations against scikit-learn, exact sums, and empty clusters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,27 +15,36 @@ from serkd.errors import InputError
 from serkd.units.kmeans import (
     Fitted,
     Sums,
+    Tally,
     add_blocks,
     assign_units,
     build_searcher,
     fit_lloyd,
     merge_sums,
-    sample_indices,
-    seed_centroids,
     split_empty,
+    square_sum,
 )
+from serkd.units.seeding import choose_greedily, sample_indices, seed_centroids
+
+AddAll = Callable[[Mapping[int, np.ndarray]], Mapping[int, Sums]]
 
 
-def _over(*blocks: np.ndarray) -> Callable[[np.ndarray], Sums]:
-    return lambda centroids: add_blocks(list(enumerate(blocks)), centroids)
+def _over(*blocks: np.ndarray) -> AddAll:
+    tallies: dict[int, Tally] = {}
+    return lambda centroids: add_blocks(list(enumerate(blocks)), centroids, tallies)
 
 
 def _fit(
     frames: np.ndarray, start: np.ndarray, max_iterations: int = 300, tolerance: float = 0.0
 ) -> Fitted:
     return fit_lloyd(
-        _over(frames), start, max_iterations=max_iterations, tolerance=tolerance, seed=0
-    )
+        _over(frames),
+        {len(start): start},
+        squares=square_sum(frames),
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        seed=0,
+    )[len(start)]
 
 
 def _units(frames: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -106,7 +115,7 @@ def test_sums_are_exact() -> None:
         np.float16
     )
     centroids = frames[:4].astype(np.float32)
-    total = add_blocks([(0, frames)], centroids)
+    total = add_blocks([(0, frames)], {4: centroids}, {})[4]
     ids = _units(frames, centroids)
     for unit in range(4):
         mine = frames[ids == unit].astype(np.float64)
@@ -128,15 +137,89 @@ def test_shards_add_up_to_the_same_bits_in_any_number_and_order(
         order[i::num_shards] for i in range(num_shards)
     ]
 
-    def add_all(centroids: np.ndarray) -> Sums:
-        return merge_sums([add_blocks(shard, centroids) for shard in shards])
+    tallies: list[dict[int, Tally]] = [{} for _ in shards]
 
-    one = fit_lloyd(
-        lambda c: add_blocks(blocks, c), start, max_iterations=10, tolerance=1e-4, seed=0
-    )
-    many = fit_lloyd(add_all, start, max_iterations=10, tolerance=1e-4, seed=0)
+    def add_all(centroids: Mapping[int, np.ndarray]) -> Mapping[int, Sums]:
+        return merge_sums(
+            add_blocks(shard, centroids, mine) for shard, mine in zip(shards, tallies, strict=True)
+        )
+
+    limits = {"squares": square_sum(frames), "max_iterations": 10, "tolerance": 1e-4, "seed": 0}
+    one = fit_lloyd(_over(*(frames for _, frames in blocks)), {9: start}, **limits)[9]
+    many = fit_lloyd(add_all, {9: start}, **limits)[9]
     assert many.centroids.tobytes() == one.centroids.tobytes()
     assert many.inertia == one.inertia
+
+
+def _exact_sums(frames: np.ndarray, ids: np.ndarray, num_clusters: int) -> list[list[float]]:
+    wide = frames.astype(np.float64)
+    return [[math.fsum(column) for column in wide[ids == k].T] for k in range(num_clusters)]
+
+
+def test_adding_only_what_moved_gives_the_sums_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over many passes with other centroids, to the last bit, in chunks that do not divide."""
+    monkeypatch.setattr("serkd.units.kmeans.CHUNK_FRAMES", 97)
+    frames = _data(5, 700, 6)
+    blocks, tallies = [(3, frames[:260]), (1, frames[260:])], {}
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        centroids = frames[rng.choice(700, 11, replace=False)].astype(np.float32)
+        total = add_blocks(blocks, {11: centroids}, tallies)[11]
+        ids = _units(frames, centroids)
+        expected = _exact_sums(frames, ids, 11)
+        assert total.sums.tolist() == [row or [0.0] * 6 for row in expected]
+        assert np.array_equal(total.counts, np.bincount(ids, minlength=11))
+        known = np.concatenate([tallies[11].units[3], tallies[11].units[1]])
+        assert np.array_equal(known, ids)
+    assert add_blocks(blocks, {11: centroids}, tallies)[11].num_moved == 0
+
+
+def test_scales_side_by_side_are_those_of_separate_fits() -> None:
+    frames = _data(2, 900, 8)
+    starts = {k: frames[:k].astype(np.float32) for k in (3, 17, 40)}
+    limits = {"squares": square_sum(frames), "max_iterations": 30, "tolerance": 1e-4, "seed": 4}
+    together = fit_lloyd(_over(frames), starts, **limits)
+    lengths = set()
+    for k, start in starts.items():
+        alone = fit_lloyd(_over(frames), {k: start}, **limits)[k]
+        assert together[k].centroids.tobytes() == alone.centroids.tobytes()
+        assert together[k].inertia == alone.inertia
+        lengths.add(len(alone.inertia))
+    assert len(lengths) > 1  # one that has ended does not stop the others
+
+
+def test_inertia_is_the_sum_of_squared_distances() -> None:
+    # far from the origin, where the short formula cancels
+    frames = (_data(1, 800, 6).astype(np.float32) + 60.0).astype(np.float16)
+    fitted = _fit(frames, frames[:7].astype(np.float32), max_iterations=1)
+    exact = cdist(frames.astype(np.float64), frames[:7].astype(np.float64), "sqeuclidean")
+    assert fitted.inertia[0] == pytest.approx(exact.min(axis=1).sum(), rel=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1_000), num_clusters=st.integers(1, 30))
+def test_greedy_starts_are_distinct_points(seed: int, num_clusters: int) -> None:
+    points = _data(seed, 60, 5).astype(np.float32)
+    points[20:40] = points[:20]  # equals, which no distance tells apart
+    rng = np.random.default_rng(seed)
+    starts = choose_greedily(points, num_clusters, 3, rng)
+    assert len(starts) == 3
+    for chosen in starts:
+        assert len(set(chosen.tolist())) == num_clusters
+
+
+def test_a_start_is_better_than_random_frames_and_close_to_many_restarts() -> None:
+    frames = _data(0, 6_000, 24)
+    found = _fit(frames, seed_centroids(frames, 20, 0), 50, 1e-4).inertia[-1]
+    wide = frames.astype(np.float32)
+    reference = KMeans(20, n_init=20, random_state=0).fit(wide).inertia_
+    assert found <= 1.01 * reference
+    rng = np.random.default_rng(0)
+    random = [
+        _fit(frames, wide[rng.choice(6_000, 20, replace=False)], 50, 1e-4).inertia[-1]
+        for _ in range(5)
+    ]
+    assert found < min(random)
 
 
 @settings(max_examples=40, deadline=None)
@@ -200,5 +283,5 @@ def test_the_start_is_drawn_from_distinct_sorted_frames(num_frames: int, seed: i
     assert (np.diff(found) > 0).all()
     assert found[0] >= 0
     assert found[-1] < num_frames
-    assert len(found) == min(num_frames, 128)
+    assert len(found) == min(num_frames, 65_536)
     assert np.array_equal(found, sample_indices(num_frames, 2, seed))
