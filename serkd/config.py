@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serkd.gender import GenderMode
 from serkd.section import Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -103,13 +104,16 @@ class Extractor(Section):
 class Units(Section):
     layers: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
     num_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field((64,), min_length=1)
-    gender_mode: Literal["mtl", "none"] = Field(
-        "mtl", description="mtl: gender reaches the units through the extractor's second task"
+    gender_mode: GenderMode = Field(
+        GenderMode.mtl,
+        description="mtl: through the extractor's second task; none: not at all; joint: mtl and a "
+        "unit id for each gender; per_gender: mtl and a k-means for each; shuffled: joint, but "
+        "genders are dealt to speakers anew",
     )
     max_iterations: PositiveInt = Field(25, description="Lloyd iterations")
     tolerance: float = Field(1e-4, ge=0.0, description="stop when inertia improves less than this")
     max_points: PositiveInt | None = Field(
-        None, description="frames used to fit, drawn at random; null = every training frame"
+        None, description="frames that a k-means uses, drawn at random; null = all of train"
     )
 
     @model_validator(mode="after")

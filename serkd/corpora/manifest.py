@@ -75,6 +75,11 @@ class Manifest:
         """Changes with any utterance's id or samples, and with nothing else."""
         return _hash(f"{u.utt_id}\t{u.sha256}" for u in self.utterances)
 
+    @cached_property
+    def gender_hash(self) -> str:
+        """Changes with who says an utterance, and with that speaker's gender."""
+        return _hash(f"{u.utt_id}\t{u.speaker_id}\t{u.gender}" for u in self.utterances)
+
     def label_hash(self, utt_ids: Iterable[str]) -> str:
         """Changes with which utterances these are and with what a model may learn from them."""
         rows = (self.by_id[utt_id] for utt_id in sorted(utt_ids))

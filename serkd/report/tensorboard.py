@@ -22,7 +22,7 @@ class TensorBoard(Observer):
         from torch.utils.tensorboard import SummaryWriter
 
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # another process may be opening it too
         self.writer = SummaryWriter(str(folder))
 
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from serkd.config import Experiment
 from serkd.stages.context import Ref, Stage
-from serkd.stages.frames import run_centroids, run_features, run_hidden, run_logmel, run_units
+from serkd.stages.frames import run_features, run_hidden, run_logmel
 from serkd.stages.models import (
     run_extractor,
     run_student,
@@ -10,6 +10,7 @@ from serkd.stages.models import (
     run_teacher_outputs,
     run_teacher_units,
 )
+from serkd.stages.units import run_centroids, run_units
 
 FEATURES, LOGMEL, EXTRACTOR, HIDDEN = (
     Ref("features"),
@@ -37,7 +38,7 @@ def _scaled(stage: str, experiment: Experiment) -> list[Ref]:
     return [Ref(stage, scale) for scale in list_scales(experiment)]
 
 
-_CUT, _FROZEN = "corpus.max_duration_s", "backbone.frozen_layers"
+_CUT, _FROZEN, _GENDER = "corpus.max_duration_s", "backbone.frozen_layers", "units.gender_mode"
 
 STAGES: dict[str, Stage] = {
     "features": Stage(
@@ -59,7 +60,7 @@ STAGES: dict[str, Stage] = {
     ),
     "extractor": Stage(
         version=1,
-        uses=(_FROZEN, "extractor", "units.gender_mode", "seed"),
+        uses=(_FROZEN, "extractor", f"{_GENDER}.has_task", "seed"),
         inputs=lambda e, r: [FEATURES],
         fits="train+dev",
         run=run_extractor,
@@ -74,22 +75,29 @@ STAGES: dict[str, Stage] = {
         reads_backbone=True,
     ),
     "centroids": Stage(
-        version=2,
-        uses=("units.max_iterations", "units.tolerance", "units.max_points", "seed"),
+        version=3,
+        uses=(
+            "units.max_iterations",
+            "units.tolerance",
+            "units.max_points",
+            f"{_GENDER}.is_apart",
+            "seed",
+        ),
         inputs=lambda e, r: [HIDDEN],
         fits="train",
         run=run_centroids,
     ),
     "units": Stage(
-        version=1,
-        uses=(),
+        version=2,
+        uses=(f"{_GENDER}.is_apart", f"{_GENDER}.in_units", "seed"),
         inputs=lambda e, r: [HIDDEN, Ref("centroids", r.scale)],
         fits="train",
         run=run_units,
+        reads_genders=True,
     ),
     "teacher_units": Stage(
         version=1,
-        uses=(_FROZEN, "teacher.stage1", "seed"),
+        uses=(_FROZEN, "teacher.stage1", f"{_GENDER}.in_units", "seed"),
         inputs=lambda e, r: [FEATURES, *_scaled("units", e)],
         fits="train+dev",
         run=run_teacher_units,

@@ -37,20 +37,28 @@ class Compute:
     device: str = "cpu"
     clusterings: dict[tuple[str, ...], Clustering] = field(default_factory=dict)
 
-    def clustering(self, folder: Path, column: str, context: "Context") -> Clustering:
-        """Shards that hold a layer's training frames, kept for the other scales of that layer."""
+    def clustering(
+        self, folder: Path, column: str, context: "Context", gender: str | None = None
+    ) -> Clustering:
+        """Shards that hold a layer's training frames, kept for the other scales of that layer.
+
+        Those of one gender only have half of the actors and memory: the other's stay beside them.
+        """
         points, seed = context.config("units.max_points"), context.config("seed")
-        key = (str(folder), column, context.fold.train_hash, str(points), str(seed))
-        if key not in self.clusterings:
+        layer = (str(folder), column, context.fold.train_hash, str(points), str(seed))
+        key, share = (*layer, gender or ""), 2 if gender else 1
+        if any((k[:-1], bool(k[-1])) != (layer, bool(gender)) for k in self.clusterings):
             self.close()  # one layer's frames at a time
+        if key not in self.clusterings:
+            by_id = context.fold.manifest.by_id
             self.clusterings[key] = Clustering(
                 folder,
                 column,
-                context.fold.train,
+                [i for i in context.fold.train if gender in (None, by_id[i].gender)],
                 max_points=points,
                 seed=seed,
-                num_actors=self.num_actors,
-                cache_bytes=context.experiment.train.cache_gb * 1e9,
+                num_actors=-(-self.num_actors // share),
+                cache_bytes=context.experiment.train.cache_gb * 1e9 / share,
             )
         return self.clusterings[key]
 
@@ -126,3 +134,4 @@ class Stage:
     run: Callable[[Context], None]
     reads_audio: bool = False
     reads_backbone: bool = False
+    reads_genders: bool = False  # of all utterances, where units say gender

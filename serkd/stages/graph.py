@@ -17,6 +17,7 @@ from serkd.stages.context import Compute, Context, Ref, Stage
 from serkd.stages.key import compute_key, used_values
 from serkd.stages.lease import hold
 from serkd.stages.store import Artifact, StageStore
+from serkd.units.genders import gender_problems
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ class Graph:
         """Refuse what cannot work before any work is done.
 
         Raises:
-            InputError: no such backbone or layer, or more clusters than training frames.
+            InputError: no such backbone or layer, more clusters than training frames, or a gender
+                mode that the corpus does not allow.
         """
         name, limit = self.backbone.name, self.backbone.num_layers
-        frozen, frames = self.experiment.backbone.frozen_layers, self._most_train_frames()
+        frozen, mode = self.experiment.backbone.frozen_layers, self.experiment.units.gender_mode
         above = [layer for layer in self.experiment.units.layers if layer > limit]
+        by_gender = self._most_train_frames()
+        problems = gender_problems(mode, self.fold, by_gender)
+        is_apart = mode.is_apart and not problems
+        frames = min(by_gender.values()) if is_apart else sum(by_gender.values())
         too_many = [count for count in self.experiment.units.num_clusters if count > frames]
-        problems = []
         if above:
             problems.append(f"units.layers must be at most {limit} for {name}, got {above}")
         if frozen > limit:
@@ -60,16 +65,20 @@ class Graph:
             )
         if too_many:
             problems.append(
-                f"units.num_clusters must be at most the number of training frames, about {frames} "
+                "units.num_clusters must be at most the number of training frames"
+                f"{' of a gender' if is_apart else ''}, about {frames} "
                 f"in fold {self.fold.name}, got {too_many}"
             )
         refuse(problems)
 
-    def _most_train_frames(self) -> int:
-        """An upper bound: no encoder makes more than one frame every 20 ms."""
+    def _most_train_frames(self) -> dict[str, int]:
+        """Upper bounds for each gender: no encoder makes more than one frame every 20 ms."""
         longest = self.experiment.corpus.max_duration_s
-        train = (self.fold.manifest.by_id[utt_id] for utt_id in self.fold.train)
-        return int(50 * sum(min(utterance.duration_s, longest) for utterance in train))
+        seconds: dict[str, float] = {}
+        for utterance in map(self.fold.manifest.by_id.__getitem__, self.fold.train):
+            known = seconds.get(utterance.gender, 0.0)
+            seconds[utterance.gender] = known + min(utterance.duration_s, longest)
+        return {gender: int(50 * total) for gender, total in seconds.items()}
 
     def inputs(self, ref: Ref) -> Sequence[Ref]:
         """The stages whose artifacts a stage reads."""
@@ -89,6 +98,8 @@ class Graph:
                 found["scale"] = list(ref.scale)
             if stage.reads_audio:
                 found["audio"] = self.fold.manifest.audio_hash
+            if stage.reads_genders and self.experiment.units.gender_mode.in_units != "no":
+                found["genders"] = self.fold.manifest.gender_hash
             if stage.reads_backbone:
                 found["backbone"] = self.backbone.weight_hash
             if stage.fits != "none":

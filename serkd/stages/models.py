@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from serkd.features.backbone import Prefix, Suffix
 from serkd.features.store import read_frames
+from serkd.gender import num_units
 from serkd.models.student import build_student, count_parameters
 from serkd.stages.context import Context
 from serkd.stages.frames import prefix_column, read_suffix, write_json
@@ -47,7 +48,7 @@ def run_extractor(context: Context) -> None:
         context.backbone,
         context.config("backbone.frozen_layers"),
         context.config("extractor"),
-        context.config("units.gender_mode"),
+        context.config("units.gender_mode.has_task"),
         context.config("seed"),
         context.compute.device,
     )
@@ -57,11 +58,12 @@ def run_extractor(context: Context) -> None:
 def run_teacher_units(context: Context) -> None:
     """Stage 1."""
     scales = [ref for ref in context.inputs if ref.stage == "units"]
+    in_units = context.config("units.gender_mode.in_units")
     task = functools.partial(
         UnitsTask,
         _fold_data(context, "features", prefix_column(context)),
         [context.inputs[ref].folder for ref in scales],
-        [ref.scale[1] for ref in scales if ref.scale is not None],
+        [num_units(ref.scale[1], in_units) for ref in scales if ref.scale is not None],
         context.backbone,
         context.config("backbone.frozen_layers"),
         context.config("teacher.stage1"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -87,12 +86,12 @@ class ExtractorTask(SuffixTask):
         backbone: Backbone,
         frozen_layers: int,
         settings: config.Extractor,
-        gender_mode: Literal["mtl", "none"],
+        has_gender_task: bool,
         seed: int,
         device: str,
     ) -> None:
         super().__init__("extractor", data, backbone, frozen_layers, settings.fit, seed, device)
-        self.emotion_weight = settings.emotion_weight if gender_mode == "mtl" else 1.0
+        self.emotion_weight = settings.emotion_weight if has_gender_task else 1.0
         self.model = MultiTaskExtractor(
             self.suffix, self.dim, data.num_classes, settings.pooling
         ).to(self.device)

@@ -1,28 +1,60 @@
 """Frames to units: one id per frame and scale."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import faiss
 import numpy as np
 
 from serkd.events import Observer
 from serkd.features.store import list_parts, part_path, read_part, write_part
-from serkd.units.kmeans import assign_units, build_searcher
+from serkd.gender import num_units
+from serkd.units.nearest import assign_units, build_searcher
+
+_CHUNK_FRAMES = 4096  # float32 copies and distances exist of so many frames at a time
 
 
 def write_units(
-    folder: Path, column: str, centroids: np.ndarray, out: Path, *, observer: Observer
+    folder: Path,
+    column: str,
+    centroids: np.ndarray,
+    genders: Mapping[str, int] | None,
+    out: Path,
+    *,
+    observer: Observer,
 ) -> None:
-    """Assign every stored frame to its nearest centroid, part by part.
+    """Assign every stored frame to a unit, part by part.
 
-    `centroids` is (K, D); the parts below `out` get a column ``units`` of (F,) int32. A part that
-    exists is skipped.
+    `centroids` is (G, K, D): one codebook for all utterances (G = 1), or one a gender (G = 2).
+    `genders` maps an utterance to its slot; its units are cluster + K · slot, or the cluster where
+    there are no genders. The parts below `out` get a column ``units`` of (F,) int16, or int32
+    where ids need it. A part that exists is skipped.
     """
-    searcher = build_searcher(centroids)
+    num_books, num_clusters, _ = centroids.shape
+    searchers = [build_searcher(book) for book in centroids]
+    most = num_units(num_clusters, "no" if genders is None else "known")
+    dtype = np.int16 if most <= np.iinfo(np.int16).max else np.int32
     parts = list_parts(folder)
     for number, path in enumerate(parts):
         target = part_path(out, number)
         if not target.exists():
             rows = list(read_part(path, column))
-            units = [assign_units(searcher, frames)[0].astype(np.int32) for _, frames in rows]
+            slots = [0 if genders is None else genders[utt_id] for utt_id, _ in rows]
+            units: list[np.ndarray] = [np.zeros(0, dtype)] * len(rows)
+            for slot in set(slots):
+                mine = [row for row, of in enumerate(slots) if of == slot]
+                searcher = searchers[slot if num_books > 1 else 0]
+                found = _search(searcher, [rows[row][1] for row in mine])
+                for row, clusters in zip(mine, found, strict=True):
+                    units[row] = (clusters + num_clusters * slot).astype(dtype)
             write_part(target, [utt_id for utt_id, _ in rows], {"units": units})
         observer.progress("units", number + 1, len(parts), "parts")
+
+
+def _search(searcher: faiss.Index, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The nearest centroid of each frame, (F,) for each (F, D), in large steps."""
+    frames = np.concatenate(arrays)
+    steps = range(0, len(frames), _CHUNK_FRAMES)
+    found = [assign_units(searcher, frames[i : i + _CHUNK_FRAMES])[0] for i in steps]
+    ends = np.cumsum([len(array) for array in arrays])
+    yield from np.split(np.concatenate(found), ends[:-1])

@@ -29,6 +29,7 @@ SPECIAL: dict[str, object] = {
     "backbone.frozen_layers": 1,
     "units.layers": [1, 2],
     "units.num_clusters": [4, 16],
+    "units.gender_mode": "shuffled",
     "units.max_points": 500,
     "protocol.test_corpora": ["ravdess"],
     "protocol.labels": ["exc=happy"],
@@ -82,6 +83,9 @@ def _expected_to_change(before: Graph, after: Graph, leaf: str, ref: Ref) -> boo
     """Whether a stage or one of its ancestors declares a leaf, or now has other inputs."""
     stage = STAGES[ref.stage]
     declares = any(leaf == used or leaf.startswith(f"{used}.") for used in stage.uses)
+    # a property of a leaf: of that alone a stage's key depends
+    properties = [used for used in stage.uses if used.startswith(f"{leaf}.")]
+    declares |= any(_get(before.experiment, p) != _get(after.experiment, p) for p in properties)
     if leaf == "backbone.name":
         declares = stage.reads_backbone
     inputs = stage.inputs(before.experiment, ref)

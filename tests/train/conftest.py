@@ -54,10 +54,9 @@ class Stored:
                 "cpu",
             )
         if name == "extractor":
-            gender_mode = settings.units.gender_mode
-            extractor = settings.extractor
+            has_task, extractor = settings.units.gender_mode.has_task, settings.extractor
             return partial(
-                ExtractorTask, hidden, self.backbone, 0, extractor, gender_mode, seed, "cpu"
+                ExtractorTask, hidden, self.backbone, 0, extractor, has_task, seed, "cpu"
             )
         if name == "teacher_units":
             scales = [ref for ref in self.artifacts if ref.stage == "units"]

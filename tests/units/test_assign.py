@@ -1,8 +1,10 @@
 """Frames to units on disk, against exact distances."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy.spatial.distance import cdist
 
 from serkd.events import Observer
@@ -23,13 +25,20 @@ def _write_frames(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _write_units(
+    folder: Path, centroids: np.ndarray, genders: Mapping[str, int] | None = None
+) -> None:
+    (folder / "units").mkdir(exist_ok=True)
+    hidden, out = folder / "hidden", folder / "units"
+    write_units(hidden, "layer_2", centroids, genders, out, observer=Observer())
+
+
 def test_every_frame_gets_its_nearest_centroid(tmp_path: Path) -> None:
     arrays = _write_frames(tmp_path / "hidden")
     centroids = np.random.default_rng(1).standard_normal((11, 6)).astype(np.float32)
-    (tmp_path / "units").mkdir()
-    write_units(tmp_path / "hidden", "layer_2", centroids, tmp_path / "units", observer=Observer())
+    _write_units(tmp_path, centroids[None])
     units = read_frames(tmp_path / "units", "units")
-    assert units.values.dtype == np.int32
+    assert units.values.dtype == np.int16
     assert units.utt_ids == tuple(sorted(arrays))
     for i, utt_id in enumerate(units.utt_ids):
         exact = cdist(arrays[utt_id].astype(np.float64), centroids.astype(np.float64))
@@ -40,12 +49,50 @@ def test_a_restart_writes_only_what_is_missing(tmp_path: Path) -> None:
     _write_frames(tmp_path / "hidden")
     centroids = np.random.default_rng(1).standard_normal((11, 6)).astype(np.float32)
     out = tmp_path / "units"
-    out.mkdir()
-    write_units(tmp_path / "hidden", "layer_2", centroids, out, observer=Observer())
+    _write_units(tmp_path, centroids[None])
     before = {path: (path.stat().st_ino, path.read_bytes()) for path in list_parts(out)}
     part_path(out, 1).unlink()
-    write_units(tmp_path / "hidden", "layer_2", centroids, out, observer=Observer())
+    _write_units(tmp_path, centroids[None])
     for path, (inode, content) in before.items():
         assert path.read_bytes() == content
         if path != part_path(out, 1):
             assert path.stat().st_ino == inode
+
+
+def test_ids_that_need_it_are_wider(tmp_path: Path) -> None:
+    _write_frames(tmp_path / "hidden")
+    centroids = np.random.default_rng(1).standard_normal((1, 20_000, 6)).astype(np.float32)
+    genders = {f"u{i}": i % 2 for i in range(9)}
+    _write_units(tmp_path, centroids, genders)
+    units = read_frames(tmp_path / "units", "units")
+    assert units.values.dtype == np.int32
+    assert 32_767 < units.values.max() < 40_000
+
+
+@pytest.mark.parametrize("num_books", [1, 2])
+def test_a_gender_moves_ids_by_k_and_picks_its_codebook(tmp_path: Path, num_books: int) -> None:
+    arrays = _write_frames(tmp_path / "hidden")
+    books = np.random.default_rng(1).standard_normal((num_books, 5, 6)).astype(np.float32)
+    genders = {f"u{i}": int(i in (1, 2, 7)) for i in range(9)}
+    _write_units(tmp_path, books, genders)
+    units = read_frames(tmp_path / "units", "units")
+    for i, utt_id in enumerate(units.utt_ids):
+        slot = genders[utt_id]
+        book = books[slot if num_books == 2 else 0].astype(np.float64)
+        exact = cdist(arrays[utt_id].astype(np.float64), book).argmin(axis=1)
+        assert np.array_equal(units[i], exact + 5 * slot)
+
+
+def test_units_do_not_depend_on_where_a_chunk_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_frames(tmp_path / "hidden")
+    centroids = np.random.default_rng(1).standard_normal((1, 11, 6)).astype(np.float32)
+    _write_units(tmp_path, centroids)
+    whole = read_frames(tmp_path / "units", "units")
+    (tmp_path / "units").rename(tmp_path / "before")
+    monkeypatch.setattr("serkd.units.assign._CHUNK_FRAMES", 7)
+    _write_units(tmp_path, centroids)
+    chunked = read_frames(tmp_path / "units", "units")
+    assert np.array_equal(chunked.values, whole.values)
+    assert np.array_equal(chunked.offsets, whole.offsets)
