@@ -1,4 +1,4 @@
-"""Lloyd's k-means on shards of float16 frames, with FAISS's search; no Ray here.
+"""Lloyd's k-means on shards of float16 frames; no Ray here.
 
 Sums are exact: a float16 is a multiple of 2^-24, so float64 adds up to 2^29 in absolute value
 without rounding, in any order. Two things follow. Centroids are the same, bit for bit, for any
@@ -9,11 +9,11 @@ their cluster to the sums of the pass before, which late in a fit are few.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import faiss
 import numpy as np
 from scipy import sparse
 
-CHUNK_FRAMES = 4096  # float32 copies of so many frames stay in the cache of a core
+from serkd.units.nearest import CHUNK_FRAMES, Nearest
+
 _SPLIT_EPSILON = 1.0 / 1024  # FAISS's own perturbation of a split cluster
 
 Blocks = Iterable[tuple[int, np.ndarray]]  # a block's number and its frames (N, D) float16
@@ -39,21 +39,6 @@ class Fitted:
     centroids: np.ndarray
     inertia: tuple[float, ...]
     counts: np.ndarray
-
-
-def build_searcher(centroids: np.ndarray) -> faiss.Index:
-    """Exact L2 search over (K, D) float32 centroids; on a GPU where there is one."""
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(np.ascontiguousarray(centroids, np.float32))
-    if faiss.get_num_gpus() > 0:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    return index
-
-
-def assign_units(searcher: faiss.Index, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (N, D) to the nearest centroids' ids (N,) int64 and squared distances (N,)."""
-    distances, ids = searcher.search(np.ascontiguousarray(frames, np.float32), 1)
-    return ids[:, 0], distances[:, 0]
 
 
 @dataclass
@@ -99,26 +84,24 @@ class Tally:
 def add_blocks(
     blocks: Blocks, centroids: Mapping[int, np.ndarray], tallies: dict[int, Tally]
 ) -> dict[int, Sums]:
-    """One pass over some blocks for several scales, which share the read and the cast.
+    """One pass over some blocks for several scales, which share the read.
 
     `centroids` maps a scale's K to its (K, D). `tallies` are those of the pass before and are
     brought up to date; scales that are not asked for any more are forgotten.
     """
-    searchers = {scale: build_searcher(values) for scale, values in centroids.items()}
+    nearest = {scale: Nearest(values) for scale, values in centroids.items()}
     for scale in list(tallies):
         if scale not in centroids:
             del tallies[scale]
     for scale, values in centroids.items():
         tallies.setdefault(scale, Tally.empty(*values.shape)).num_moved = 0
     for number, frames in blocks:
-        for tally in tallies.values():
+        for scale, tally in tallies.items():
+            ids = nearest[scale].assign(frames)
             tally.units.setdefault(number, np.full(len(frames), -1, np.int32))
-        for first in range(0, len(frames), CHUNK_FRAMES):
-            chunk = frames[first : first + CHUNK_FRAMES]
-            wide = chunk.astype(np.float32)
-            for scale, searcher in searchers.items():
-                ids = assign_units(searcher, wide)[0].astype(np.int32)
-                tallies[scale].move(number, first, chunk, ids)
+            for first in range(0, len(frames), CHUNK_FRAMES):
+                part = slice(first, first + CHUNK_FRAMES)
+                tally.move(number, first, frames[part], ids[part])
     return {
         scale: Sums(tally.sums, tally.counts, tally.num_moved) for scale, tally in tallies.items()
     }

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import ray
+import torch
 
 from serkd.features.store import decode_rows, read_layout, read_part
 from serkd.units.kmeans import Sums, Tally, add_blocks, square_sum
@@ -94,6 +95,7 @@ class ShardActor(Shard):
     def load(self) -> BlockSizes:
         """Stream the parts once into the cache."""
         faiss.omp_set_num_threads(1)
+        torch.set_num_threads(1)
         numbers = {str(path): number for number, path in self.parts.items()}
         missing = {n: _num_rows(path) for n, path in self.parts.items()}
         rows: dict[int, Rows] = {number: [] for number in self.parts}

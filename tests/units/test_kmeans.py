@@ -17,13 +17,12 @@ from serkd.units.kmeans import (
     Sums,
     Tally,
     add_blocks,
-    assign_units,
-    build_searcher,
     fit_lloyd,
     merge_sums,
     split_empty,
     square_sum,
 )
+from serkd.units.nearest import assign_units, build_searcher
 from serkd.units.seeding import choose_greedily, sample_indices, seed_centroids
 
 AddAll = Callable[[Mapping[int, np.ndarray]], Mapping[int, Sums]]
