@@ -1,0 +1,1 @@
+"""Measurements against what people run otherwise: ``python -m serkd.bench``."""
