@@ -54,10 +54,12 @@ def _serkd(frames: np.ndarray, scales: Sequence[int]) -> dict[int, np.ndarray]:
 def _faiss(frames: np.ndarray, scales: Sequence[int], **options: int) -> dict[int, np.ndarray]:
     import faiss
 
-    wide, found = frames.astype(np.float32), {}
+    wide = frames.astype(np.float32)
+    found: dict[int, np.ndarray] = {}
     for k in scales:
         model = faiss.Kmeans(frames.shape[1], k, seed=1, **options)
         model.train(wide)
+        assert model.centroids is not None
         found[k] = model.centroids
     return found
 
