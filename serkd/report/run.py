@@ -16,6 +16,7 @@ from serkd.events import Observer, Observers
 from serkd.report.plots import draw_confusions, draw_pooled, save_figure
 from serkd.report.results import MODELS, evaluate, pool_folds, stage_row, unit_quality
 from serkd.report.tensorboard import TensorBoard
+from serkd.report.units import show_units
 from serkd.stages.catalogue import STAGES
 from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
@@ -36,8 +37,8 @@ def run_experiment(
 ) -> tuple[dict[str, Any], Path]:
     """Run all stages of the chosen folds; returns the results on dev and the folder they are in.
 
-    Writes results.json, experiment.json, folds.json, confusion.png and tensorboard/. The test
-    split stays sealed.
+    Writes results.json, experiment.json, folds.json, confusion.png, units/ and tensorboard/. The
+    test split stays sealed.
     """
     all_folds = read_folds(experiment.corpus, experiment.protocol)
     folds = select_folds(all_folds, fold_choice)
@@ -52,7 +53,7 @@ def run_experiment(
         for graph in graphs:
             board = TensorBoard(folder / "tensorboard" / f"fold_{graph.fold.name}")
             watchers = Observers([observer, board])
-            found[graph.fold.name] = _run_fold(graph, store, compute, watchers, board)
+            found[graph.fold.name] = _run_fold(graph, store, compute, watchers, board, folder)
     finally:
         compute.close()
     results = {
@@ -101,15 +102,22 @@ def _start_compute(experiment: Experiment, graphs: Sequence[Graph], store: Stage
 
 
 def _run_fold(
-    graph: Graph, store: StageStore, compute: Compute, observer: Observer, board: TensorBoard
+    graph: Graph,
+    store: StageStore,
+    compute: Compute,
+    observer: Observer,
+    board: TensorBoard,
+    folder: Path,
 ) -> dict[str, Any]:
     artifacts, stages = graph.run(TARGETS, store, compute, observer)
     fold = graph.fold
     labels = {utt_id: fold.manifest.by_id[utt_id].emotion for utt_id in fold.dev}
     found = evaluate(artifacts, labels, fold.manifest.class_names, "dev")
     show_metrics(board, found, "dev", fold.manifest.class_names)
+    quality, pictures = unit_quality(artifacts), folder / "units" / f"fold_{fold.name}"
+    show_units(board, pictures, artifacts, quality, fold.manifest.class_names)
     board.close()
-    return {**found, "stages": [stage_row(s) for s in stages], "units": unit_quality(artifacts)}
+    return {**found, "stages": [stage_row(s) for s in stages], "units": quality}
 
 
 def show_metrics(

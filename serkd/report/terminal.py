@@ -16,9 +16,9 @@ from rich.progress import (
 from rich.table import Table
 
 from serkd.events import Observer
+from serkd.report.units import told_table, unit_warnings, units_table
 
 _STAGE_WIDTH = 18
-_LABELLINGS = ("emotion", "gender", "speaker")
 
 
 class Terminal(Observer):
@@ -88,31 +88,6 @@ def results_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def units_table(results: Mapping[str, Any]) -> Table:
-    """Per fold and scale: what the units say of the training frames."""
-    table = Table(title="units, training frames", title_justify="left")
-    for name in ("fold", "layer/K"):
-        table.add_column(name)
-    headers = ("perplexity\n/ K", "largest\nshare", "unused\nunits")
-    for name in (*headers, *(f"{of}\n{m}" for of in _LABELLINGS for m in ("purity", "PNMI"))):
-        table.add_column(name, justify="right")
-    for fold, found in results["folds"].items():
-        for scale, quality in found["units"].items():
-            table.add_row(
-                fold,
-                scale,
-                f"{quality['perplexity_share']:.2f}",
-                f"{quality['largest_share']:.3f}",
-                str(quality["num_unused"]),
-                *(
-                    f"{quality[f'{of}_{measure}']:.3f}"
-                    for of in _LABELLINGS
-                    for measure in ("purity", "pnmi")
-                ),
-            )
-    return table
-
-
 def trials_table(trials: Sequence[Mapping[str, Any]], objective: str) -> Table:
     """Every trial: its state, its best value, what it tried, what it shared."""
     names = sorted({name for trial in trials for name in trial["params"]})
@@ -152,13 +127,22 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def print_units(console: Console, folds: Mapping[str, Mapping[str, Any]]) -> None:
+    """What the units of each fold are like, and what is wrong with them."""
+    if not any(fold["units"] for fold in folds.values()):
+        return
+    console.print(units_table(folds))
+    console.print(told_table(folds))
+    for warning in unit_warnings(folds):
+        console.print(f"warning: {warning}", soft_wrap=True, highlight=False)
+
+
 def print_run(console: Console, results: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
     """The table of a run and where its files are."""
     if as_json:
         print(json.dumps(results))
         return
-    if any(fold["units"] for fold in results["folds"].values()):
-        console.print(units_table(results))
+    print_units(console, results["folds"])
     console.print(results_table(results))
     stages = [stage for fold in results["folds"].values() for stage in fold["stages"]]
     computed = sum(not stage["is_cached"] for stage in stages)
