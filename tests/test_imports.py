@@ -34,6 +34,7 @@ RANKS = {
     "report": 8,
     "cli": 9,
     "bench": 9,
+    "bench": 9,
     "__main__": 10,
 }
 PEERS = {"corpora", "features", "units", "models", "losses"}  # may use each other, without cycles

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-# Padded frames of a batch, 50 a second: bounds memory, which the first convolution's output of
-# HuBERT-base dominates with 6.5 MB a second of audio. A CPU gains nothing from more (its caches
-# overflow); a GPU wants a minute or more.
-MAX_FRAMES_CPU = 800
+# Padded frames of a batch, 50 a second: they bound its memory, which the output of HuBERT-base's
+# first convolution dominates with 6.5 MB a second of audio. On a CPU only clips of a second or two
+# gain (1.6 to 2 times as fast together); larger arrays than 32 MB leave its caches and, with glibc,
+# the process, and made batches of HuBERT-base 25 % slower than single clips. A GPU wants a minute.
+MAX_FRAMES_CPU = 250
 MAX_FRAMES_GPU = 4_000
 
 Columns = Mapping[str, np.ndarray]  # a column's name to an utterance's frames, (F, D)
