@@ -20,8 +20,8 @@ def _make_manifest(genders: Sequence[str], takes: Sequence[int] | None = None) -
     """Speakers s00, s01, ... who say every emotion `takes` times."""
     rows = [
         Utterance(
-            f"{emotion}-{take}-{i:02d}", "/none.wav", "own", f"s{i:02d}", gender, "", emotion, "", (),
-            1.0, 16_000, 16_000, f"{i}{emotion}{take}",
+            f"{emotion}-{take}-{i:02d}", "/none.wav", "own", f"s{i:02d}", gender, "", emotion, "",
+            (), 1.0, 16_000, 16_000, f"{i}{emotion}{take}",
         )
         for i, gender in enumerate(genders)
         for emotion in EMOTIONS
