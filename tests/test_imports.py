@@ -34,7 +34,6 @@ RANKS = {
     "report": 8,
     "cli": 9,
     "bench": 9,
-    "bench": 9,
     "__main__": 10,
 }
 PEERS = {"corpora", "features", "units", "models", "losses"}  # may use each other, without cycles
