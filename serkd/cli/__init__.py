@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from serkd.cli import data, work
+from serkd.cli import data, frames, work
 from serkd.cli.prepare import prepare
 from serkd.errors import InputError
 
@@ -21,6 +21,9 @@ app.add_typer(prepare, name="prepare")
 for command in (work.config, work.folds, work.run, work.sweep, work.test, work.quickstart):
     app.command()(command)
 app.command()(data.doctor)
+app.command()(frames.features)
+app.command()(frames.cluster)
+app.add_typer(frames.units, name="units")
 
 
 def main() -> None:

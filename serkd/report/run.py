@@ -18,7 +18,7 @@ from serkd.report.results import MODELS, evaluate, pool_folds, stage_row, unit_q
 from serkd.report.tensorboard import TensorBoard
 from serkd.report.units import show_units
 from serkd.stages.catalogue import STAGES
-from serkd.stages.context import Compute
+from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
@@ -47,7 +47,7 @@ def run_experiment(
     graphs = [Graph(STAGES, experiment, fold) for fold in folds]
     for graph in graphs:
         graph.check()
-    compute = _start_compute(experiment, graphs, store)
+    compute = start_compute(experiment, graphs, TARGETS, store)
     found: dict[str, Any] = {}
     try:
         for graph in graphs:
@@ -91,11 +91,13 @@ def describe_folds(folds: Sequence[Fold]) -> dict[str, Any]:
     }
 
 
-def _start_compute(experiment: Experiment, graphs: Sequence[Graph], store: StageStore) -> Compute:
+def start_compute(
+    experiment: Experiment, graphs: Sequence[Graph], targets: Sequence[Ref], store: StageStore
+) -> Compute:
     """Ray only when something is missing: reading stored results needs none."""
     device = runtime.choose_device(experiment.train.device)
     runtime.set_threads(os.cpu_count() or 1)
-    if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in TARGETS):
+    if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in targets):
         return Compute(device=device)
     runtime.start_ray()
     return Compute(*runtime.cluster_actors(), device=device)

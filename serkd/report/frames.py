@@ -1,0 +1,149 @@
+"""Some stages on their own: what ``serkd features`` and ``serkd cluster`` hand out."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serkd.config import Experiment
+from serkd.corpora.folds import Fold, select_folds
+from serkd.corpora.protocols import read_folds
+from serkd.errors import InputError
+from serkd.events import Observer
+from serkd.recipe import build_experiment
+from serkd.report.results import stage_row, unit_quality
+from serkd.report.run import start_compute, write_json
+from serkd.stages.catalogue import FEATURES, STAGES, list_scales
+from serkd.stages.context import Ref
+from serkd.stages.graph import Graph
+from serkd.stages.store import Artifact, StageStore, lineage
+
+ABOUT = "about.json"
+_READ = (
+    "part-*.parquet: a row for each utterance with utt_id, num_frames and its frames as one "
+    "row-major blob; the schema's metadata 'serkd' says a blob's dtype and width, 0 for one number "
+    "a frame: numpy.frombuffer(blob, dtype).reshape(num_frames, width)"
+)
+
+
+def write_features(
+    experiment: Experiment, layers: Sequence[int], storage: Path, out: Path, observer: Observer
+) -> dict[str, Any]:
+    """Layers of the pre-trained backbone for every utterance, below `out`/layer_<n>.
+
+    Each is the stage `features` of a backbone that is frozen up to that layer, and is stored as
+    such. Returns what about.json says.
+
+    Raises:
+        InputError: no such layer, or `out` has files already.
+    """
+    require_empty(out)
+    fold = read_folds(experiment.corpus, experiment.protocol)[0]  # of which only the corpus counts
+    graphs = {n: Graph(STAGES, _freeze(experiment, n), fold) for n in layers}
+    backbone = next(iter(graphs.values())).backbone
+    if outside := [n for n in layers if not 0 <= n <= backbone.num_layers]:
+        raise InputError(
+            f"--layers must be 0 to {backbone.num_layers} for {backbone.name}, got {outside}"
+        )
+    store = StageStore(storage)
+    compute = start_compute(experiment, list(graphs.values()), [FEATURES], store)
+    stages = []
+    for layer, graph in graphs.items():
+        artifacts, results = graph.run([FEATURES], store, compute, observer)
+        _link(artifacts[FEATURES], out / f"layer_{layer}")
+        stages += [stage_row(result) for result in results]
+    about = {
+        "what": "features",
+        "layers": [f"layer_{n}" for n in layers],
+        "backbone": {"name": backbone.name, "weights": backbone.weight_hash},
+        **_about(experiment, storage, fold, graphs[layers[0]], stages),
+    }
+    write_json(out / ABOUT, about)
+    return about
+
+
+def _freeze(experiment: Experiment, layer: int) -> Experiment:
+    """A backbone frozen up to a layer; `units.layers`, which may not be below, is not read."""
+    values = {"backbone.frozen_layers": layer, "units.layers": [max(1, layer)]}
+    return build_experiment(experiment.model_dump(mode="json"), values, origin="--layers")
+
+
+def write_clusters(
+    experiment: Experiment, fold_choice: str, storage: Path, out: Path, observer: Observer
+) -> dict[str, Any]:
+    """Centroids, units and their quality for each scale, below `out`/fold_<f>/layer_<n>_k_<K>.
+
+    The units are those of `serkd run`: of the fine-tuned extractor's hidden states. Returns what
+    about.json says.
+
+    Raises:
+        InputError: what `Graph.check` refuses, or `out` has files already.
+    """
+    require_empty(out)
+    folds = select_folds(read_folds(experiment.corpus, experiment.protocol), fold_choice)
+    graphs = [Graph(STAGES, experiment, fold) for fold in folds]
+    for graph in graphs:
+        graph.check()
+    scales = list_scales(experiment)
+    targets = [Ref(stage, scale) for stage in ("centroids", "units") for scale in scales]
+    store, found, stages = StageStore(storage), {}, []
+    compute = start_compute(experiment, graphs, targets, store)
+    try:
+        for graph in graphs:
+            artifacts, results = graph.run(targets, store, compute, observer)
+            for ref in targets:
+                _link(artifacts[ref], out / scale_folder(graph.fold, ref))
+            found[graph.fold.name] = {"units": unit_quality(artifacts)}
+            stages += [stage_row(result) for result in results]
+    finally:
+        compute.close()
+    about = {
+        "what": "units",
+        "fold_choice": fold_choice,
+        **_about(experiment, storage, folds[0], graphs[0], stages),
+        "folds": found,
+    }
+    write_json(out / ABOUT, about)
+    return about
+
+
+def scale_folder(fold: Fold, ref: Ref) -> str:
+    """Where a fold's units of a scale lie below a folder that holds several."""
+    assert ref.scale is not None
+    return f"fold_{fold.name}/layer_{ref.scale[0]}_k_{ref.scale[1]}"
+
+
+def _about(
+    experiment: Experiment,
+    storage: Path,
+    fold: Fold,
+    graph: Graph,
+    stages: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "how_to_read": _READ,
+        "frame_rate_hz": 50,
+        "layer_numbers": lineage(fold, graph.backbone, "")["layers"],
+        "storage": str(storage.resolve()),
+        "stages": list(stages),
+        "experiment": experiment.model_dump(mode="json"),
+    }
+
+
+def require_empty(out: Path) -> None:
+    """Refuse a folder in which something would be replaced."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out must be a new or empty folder, but {out} is not")
+
+
+def _link(artifact: Artifact, folder: Path) -> None:
+    """The artifact's files in another place, by hard links where that is possible."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in artifact.folder.iterdir():
+        if path.name == "stage.json":
+            continue  # a folder may hold two stages; about.json names both
+        try:
+            os.link(path, folder / path.name)
+        except OSError:  # another file system
+            shutil.copy2(path, folder / path.name)
