@@ -1,8 +1,14 @@
 """Frozen encoders made faster on a CPU, to the rounding of float32."""
 
+import os
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+# oneDNN keeps the kernels that it made for every length of utterance, 1024 of them: of HuBERT-base a
+# gigabyte after a hundred lengths. A forward pass needs a dozen; lengths hardly come twice.
+_ONEDNN_KERNELS = "32"
 
 
 class _OneDnnLinear(nn.Linear):
@@ -28,8 +34,10 @@ def has_fast_linear() -> bool:
 def speed_up(model: nn.Module, device: str) -> nn.Module:
     """Prepare a model, in place, for inference only; returns it on the device.
 
-    The weight of a weight-normalised convolution is computed once instead of at every call.
+    The weight of a weight-normalised convolution is computed once instead of at every call, and
+    oneDNN's memory is bounded, if this is the first that the process wants of it.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _ONEDNN_KERNELS)
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
