@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-# oneDNN keeps the kernels that it made for every length of utterance, 1024 of them: of HuBERT-base a
-# gigabyte after a hundred lengths. A forward pass needs a dozen; lengths hardly come twice.
+# oneDNN keeps the kernels that it made for every length of utterance, 1024 of them: of HuBERT-base
+# a gigabyte after a hundred lengths. A pass needs a dozen, and lengths hardly come twice.
 _ONEDNN_KERNELS = "32"
 
 
