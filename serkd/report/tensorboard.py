@@ -1,7 +1,6 @@
 """TensorBoard events of experiments and trials."""
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ class TensorBoard(Observer):
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)  # another process may be opening it too
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.rglob("*"):
+            if path.is_file():  # and not the folder: another process may be writing to it too
+                path.unlink(missing_ok=True)
         self.writer = SummaryWriter(str(folder))
 
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
