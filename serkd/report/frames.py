@@ -17,7 +17,7 @@ from serkd.report.run import start_compute, write_json
 from serkd.stages.catalogue import FEATURES, STAGES, list_scales
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
-from serkd.stages.store import Artifact, StageStore, lineage
+from serkd.stages.store import LAYER_ORDER, Artifact, StageStore
 
 ABOUT = "about.json"
 _READ = (
@@ -124,7 +124,7 @@ def _about(
     return {
         "how_to_read": _READ,
         "frame_rate_hz": 50,
-        "layer_numbers": lineage(fold, graph.backbone, "")["layers"],
+        "layer_numbers": LAYER_ORDER,
         "storage": str(storage.resolve()),
         "stages": list(stages),
         "experiment": experiment.model_dump(mode="json"),

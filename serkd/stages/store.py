@@ -19,6 +19,7 @@ from serkd.corpora.folds import Fold
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone
 
+LAYER_ORDER = "transformers' order: 0 enters the first layer, 1..L are the layers' outputs"
 _INFO = "stage.json"
 _PACKAGES = ("serkd", "torch", "transformers", "ray", "numpy", "pyarrow", "soundfile", "soxr")
 
@@ -52,19 +53,24 @@ class Artifact:
         """
         path = self.folder / name
         with safe_open(path, "numpy") as file:
-            _require_same(str(path), file.metadata() or {}, fold)
+            said = json.loads((file.metadata() or {}).get("lineage", "{}"))
+        _require_same(str(path), said, fold)
         return path
 
 
 def lineage(fold: Fold, backbone: Backbone, stage: str) -> dict[str, str]:
-    """What every file of fitted numbers says of itself."""
-    return {
+    """What every file of fitted numbers says of itself.
+
+    As one entry: safetensors writes several in any order, and equal runs give equal bytes.
+    """
+    said = {
         "stage": stage,
         "fold": fold.name,
         "train_hash": fold.train_hash,
         "backbone": backbone.weight_hash,
-        "layers": "transformers' order: 0 enters the first layer, 1..L are the layers' outputs",
+        "layers": LAYER_ORDER,
     }
+    return {"lineage": json.dumps(said)}
 
 
 def _require_same(what: str, found: Mapping[str, Any], fold: Fold) -> None:

@@ -223,11 +223,11 @@ def test_files_of_another_fold_are_refused_naming_both(
     store = StageStore(mine.parent.parent)
     path = next((store.root / stage).glob("*/*.safetensors"))
     with safe_open(path, "numpy") as file:
-        said = file.metadata()
+        said = json.loads(file.metadata()["lineage"])
     assert said["fold"] == "1"
     assert said["train_hash"] == run.graph.fold.train_hash
     forged = {**said, "fold": other.name, "train_hash": other.train_hash}
-    save_file(load_file(path), path, forged)
+    save_file(load_file(path), path, {"lineage": json.dumps(forged)})
     order = [ref.stage for ref in run.graph.closure([STUDENT])]
     last = len(order) - order[::-1].index(stage)
     for name in set(order[last:]) - {"logmel"}:
