@@ -1,5 +1,6 @@
 """The stages that make pseudo-labels: centroids and units of one scale."""
 
+import json
 import logging
 from typing import Any
 
@@ -58,7 +59,7 @@ def _describe(context: Context) -> dict[str, Any]:
     """What a reader of the files must know, without this program."""
     layer, num_clusters = _scale(context)
     scale = {"layer": layer, "num_clusters": num_clusters, "seed": context.config("seed")}
-    return {**context.lineage, **scale}
+    return {**json.loads(context.lineage["lineage"]), **scale}
 
 
 def run_units(context: Context) -> None:
