@@ -42,7 +42,7 @@ _CUT, _FROZEN, _GENDER = "corpus.max_duration_s", "backbone.frozen_layers", "uni
 
 STAGES: dict[str, Stage] = {
     "features": Stage(
-        version=1,
+        version=2,
         uses=(_CUT, _FROZEN),
         inputs=lambda e, r: [],
         fits="none",
@@ -67,7 +67,7 @@ STAGES: dict[str, Stage] = {
         reads_backbone=True,
     ),
     "hidden": Stage(
-        version=1,
+        version=2,
         uses=(_FROZEN, "units.layers"),
         inputs=lambda e, r: [FEATURES, EXTRACTOR],
         fits="train",

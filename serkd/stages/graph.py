@@ -13,6 +13,7 @@ from serkd.corpora.folds import Fold
 from serkd.errors import InputError, refuse
 from serkd.events import Observer
 from serkd.features.backbone import Backbone, find_backbone
+from serkd.features.quarantine import QuarantineError
 from serkd.stages.context import Compute, Context, Ref, Stage
 from serkd.stages.key import compute_key, used_values
 from serkd.stages.lease import hold
@@ -189,6 +190,8 @@ class Graph:
             started = time.perf_counter()
             try:
                 stage.run(context)
+            except QuarantineError:
+                raise  # the good parts stay, and the list of the bad files
             except InputError:
                 shutil.rmtree(work, ignore_errors=True)  # going on from it would fail again
                 raise
