@@ -1,5 +1,6 @@
 """What a stage is, and what its function is given when it runs."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,9 +114,17 @@ class Context:
         return self.input(stage).fitted_file(name, self.fold)
 
     @property
-    def lineage(self) -> dict[str, str]:
+    def facts(self) -> dict[str, str]:
         """What a file of fitted numbers is to say of itself."""
         return lineage(self.fold, self.backbone, str(self.ref))
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """The facts as safetensors' metadata.
+
+        One entry: it writes several in any order, and equal runs give equal bytes.
+        """
+        return {"lineage": json.dumps(self.facts)}
 
 
 @dataclass(frozen=True)

@@ -59,18 +59,14 @@ class Artifact:
 
 
 def lineage(fold: Fold, backbone: Backbone, stage: str) -> dict[str, str]:
-    """What every file of fitted numbers says of itself.
-
-    As one entry: safetensors writes several in any order, and equal runs give equal bytes.
-    """
-    said = {
+    """What every file of fitted numbers says of itself."""
+    return {
         "stage": stage,
         "fold": fold.name,
         "train_hash": fold.train_hash,
         "backbone": backbone.weight_hash,
         "layers": LAYER_ORDER,
     }
-    return {"lineage": json.dumps(said)}
 
 
 def _require_same(what: str, found: Mapping[str, Any], fold: Fold) -> None:

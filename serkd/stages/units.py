@@ -1,6 +1,5 @@
 """The stages that make pseudo-labels: centroids and units of one scale."""
 
-import json
 import logging
 from typing import Any
 
@@ -59,7 +58,7 @@ def _describe(context: Context) -> dict[str, Any]:
     """What a reader of the files must know, without this program."""
     layer, num_clusters = _scale(context)
     scale = {"layer": layer, "num_clusters": num_clusters, "seed": context.config("seed")}
-    return {**json.loads(context.lineage["lineage"]), **scale}
+    return {**context.facts, **scale}
 
 
 def run_units(context: Context) -> None:

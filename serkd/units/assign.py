@@ -1,17 +1,14 @@
 """Frames to units: one id per frame and scale."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import faiss
 import numpy as np
 
 from serkd.events import Observer
 from serkd.features.store import list_parts, part_path, read_part, write_part
 from serkd.gender import num_units
-from serkd.units.nearest import assign_units, build_searcher
-
-_CHUNK_FRAMES = 4096  # float32 copies and distances exist of so many frames at a time
+from serkd.units.nearest import Nearest
 
 
 def write_units(
@@ -31,7 +28,7 @@ def write_units(
     where ids need it. A part that exists is skipped.
     """
     num_books, num_clusters, _ = centroids.shape
-    searchers = [build_searcher(book) for book in centroids]
+    books = [Nearest(book) for book in centroids]
     most = num_units(num_clusters, "no" if genders is None else "known")
     dtype = np.int16 if most <= np.iinfo(np.int16).max else np.int32
     parts = list_parts(folder)
@@ -43,18 +40,15 @@ def write_units(
             units: list[np.ndarray] = [np.zeros(0, dtype)] * len(rows)
             for slot in set(slots):
                 mine = [row for row, of in enumerate(slots) if of == slot]
-                searcher = searchers[slot if num_books > 1 else 0]
-                found = _search(searcher, [rows[row][1] for row in mine])
+                nearest = books[slot if num_books > 1 else 0]
+                found = _assign(nearest, [rows[row][1] for row in mine])
                 for row, clusters in zip(mine, found, strict=True):
                     units[row] = (clusters + num_clusters * slot).astype(dtype)
             write_part(target, [utt_id for utt_id, _ in rows], {"units": units})
         observer.progress("units", number + 1, len(parts), "parts")
 
 
-def _search(searcher: faiss.Index, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """The nearest centroid of each frame, (F,) for each (F, D), in large steps."""
-    frames = np.concatenate(arrays)
-    steps = range(0, len(frames), _CHUNK_FRAMES)
-    found = [assign_units(searcher, frames[i : i + _CHUNK_FRAMES])[0] for i in steps]
+def _assign(nearest: Nearest, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The nearest centroid of each frame, (F,) for each (F, D)."""
     ends = np.cumsum([len(array) for array in arrays])
-    yield from np.split(np.concatenate(found), ends[:-1])
+    return np.split(nearest.assign(np.concatenate(arrays)), ends[:-1])

@@ -184,7 +184,7 @@ def test_artifacts_say_what_they_are_without_the_program(
     assert units["genders"] == {"female": 0, "male": 1}
     assert (units["unit"], units["num_units"]) == ("cluster + num_clusters * gender", 2 * K)
     with safe_open(folder / "quality.safetensors", "numpy") as file:
-        assert file.metadata()["train_hash"] == graph.fold.train_hash
+        assert json.loads(file.metadata()["lineage"])["train_hash"] == graph.fold.train_hash
 
 
 def test_clusters_of_a_gender_must_not_outnumber_its_frames(build_graph: BuildGraph) -> None:

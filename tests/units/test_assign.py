@@ -91,7 +91,7 @@ def test_units_do_not_depend_on_where_a_chunk_ends(
     _write_units(tmp_path, centroids)
     whole = read_frames(tmp_path / "units", "units")
     (tmp_path / "units").rename(tmp_path / "before")
-    monkeypatch.setattr("serkd.units.assign._CHUNK_FRAMES", 7)
+    monkeypatch.setattr("serkd.units.nearest.CHUNK_FRAMES", 7)
     _write_units(tmp_path, centroids)
     chunked = read_frames(tmp_path / "units", "units")
     assert np.array_equal(chunked.values, whole.values)
