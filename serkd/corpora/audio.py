@@ -96,10 +96,18 @@ def _measure(path: Path, mono: list[np.ndarray] | None) -> Measured:
     return Measured(num_samples, rate, num_channels, digest.hexdigest())
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none, not an error."""
+    try:
+        return path.is_file()
+    except OSError:  # too long
+        return False
+
+
 @contextmanager
 def open_audio(path: Path) -> Iterator[soundfile.SoundFile]:
     """A file to read. `InputError` if it is not audio, or shorter than its header says."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: must be an audio file, but there is none")
     try:
         with soundfile.SoundFile(path) as file:

@@ -12,11 +12,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from serkd.corpora.audio import MIN_DURATION_S, Measured, TooShortError, measure_audio
+from serkd.corpora.audio import (
+    MIN_DURATION_S,
+    Measured,
+    TooShortError,
+    is_file,
+    measure_audio,
+)
 from serkd.corpora.manifest import GENDERS, SPLITS, Manifest, Utterance, make_manifest
 from serkd.errors import InputError, refuse
 
 _MAX_LISTED = 20
+_TEXTS = ("utt_id", "path", "corpus", "speaker_id", "session", "emotion")
 Progress = Callable[[int, int], None]
 
 
@@ -102,7 +109,8 @@ def build_manifest(
             rows.append(_utterance(source, measured))
         progress(done, len(listing.sources))
     if journal is not None and ((bad and on_bad == "refuse") or not rows):
-        journal.unlink()  # it is for interruptions: what is refused leaves nothing behind
+        # it is for interruptions: what is refused leaves nothing behind
+        journal.unlink(missing_ok=True)
     if bad and on_bad == "refuse":
         refuse([*shorten(bad), "exclude these files with --on-bad exclude, or repair them"])
     if not rows:
@@ -139,8 +147,11 @@ def _source_problems(sources: Sequence[SourceUtterance]) -> list[str]:
             if not getattr(source, name):
                 label = source.utt_id or str(source.path)
                 problems.append(_at(source, f"{label}: {name} must not be empty"))
-        if not _is_text(source.path):
-            problems.append(_at(source, f"the path must be UTF-8, got {str(source.path)!r}"))
+        problems += [
+            _at(source, f"the {name} must be UTF-8, got {text!r}")
+            for name in _TEXTS
+            if not _is_text(text := _full_text(source, name))
+        ]
         for name, legal in (("gender", GENDERS), ("split", (*SPLITS, ""))):
             if (value := getattr(source, name)) not in legal:
                 allowed = ", ".join(option or "empty" for option in legal)
@@ -162,10 +173,14 @@ def _source_problems(sources: Sequence[SourceUtterance]) -> list[str]:
     return shorten(problems)
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a manifest can hold the path: names that are not UTF-8 come as lone surrogates."""
+def _full_text(source: SourceUtterance, name: str) -> str:
+    return str(source.path.absolute() if name == "path" else getattr(source, name))
+
+
+def _is_text(text: str) -> bool:
+    """Whether a manifest can hold it: names that are not UTF-8 come as lone surrogates."""
     try:
-        str(path.absolute()).encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -208,7 +223,7 @@ def _measure_all(
 
 def _stamp(path: Path) -> str:
     """Changes when a file is written again."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: must be an audio file, but there is none")
     status = path.stat()
     return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
@@ -221,8 +236,8 @@ def _read_journal(journal: Path | None) -> dict[str, Measured]:
     for line in journal.read_bytes().split(b"\n"):
         try:
             record: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:  # torn by a crash, or the empty end
-            continue
-        stamp = record.pop("stamp")
-        known[stamp] = Measured(**record)
+            stamp = record.pop("stamp")
+            known[stamp] = Measured(**record)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # torn by a crash, another version's, or the empty end
     return known

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from serkd.corpora.audio import SAMPLE_RATE_HZ, Decoded, centre_channel, read_audio
+from serkd.corpora.audio import SAMPLE_RATE_HZ, Decoded, centre_channel, is_file, read_audio
 from serkd.corpora.fingerprint import Codes, compute_codes
 from serkd.corpora.manifest import Utterance
 from serkd.errors import InputError
@@ -68,7 +68,7 @@ def _chunks(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
 def examine_file(utterance: Utterance) -> FileFacts:
     """Read one utterance's file; what is wrong with it is a fact too."""
     path = Path(utterance.path)
-    if not path.is_file():
+    if not is_file(path):
         return FileFacts(
             utterance.utt_id, is_missing=True, problem=f"{path}: there is no such file"
         )

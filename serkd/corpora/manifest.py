@@ -18,6 +18,7 @@ GENDERS = ("female", "male", "unknown")
 SPLITS = ("train", "dev", "test")
 _NEVER_EMPTY = ("utt_id", "path", "speaker_id", "emotion", "sha256")
 _LEGAL = {"gender": GENDERS, "split": (*SPLITS, "")}
+_POSITIVE = ("duration_s", "num_samples", "sample_rate")
 _META = b"serkd"
 
 SCHEMA = pa.schema(
@@ -126,8 +127,11 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     notes = {_META: json.dumps({"excluded": manifest.excluded}).encode()}
     table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(notes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    try:
+        pq.write_table(table, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -146,7 +150,7 @@ def read_manifest(path: Path, *, is_for_learning: bool = True) -> Manifest:
             f"{path}: must be a manifest that `serkd prepare` wrote, but there is none"
         )
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # not read_table: it takes folders "a=b" for columns
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: must be a Parquet manifest: {error}") from error
     if missing := sorted(set(SCHEMA.names) - set(table.column_names)):
@@ -154,17 +158,24 @@ def read_manifest(path: Path, *, is_for_learning: bool = True) -> Manifest:
             f"{path}: a manifest must have the columns that `serkd prepare` writes, it lacks "
             f"{', '.join(missing)}"
         )
-    notes = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
     folder = path.resolve().parent
     manifest = make_manifest(
         (_utterance(row, folder) for row in _typed(table, path).to_pylist()),
-        notes.get("excluded", ()),
+        _read_excluded(table, path),
     )
     if len(manifest.by_id) != len(manifest.utterances):
         raise InputError(f"{path}: utt_id must be unique")
     if is_for_learning:
         refuse([f"{path}: {problem}" for problem in learning_problems(manifest)])
     return manifest
+
+
+def _read_excluded(table: pa.Table, path: Path) -> list[str]:
+    notes = (table.schema.metadata or {}).get(_META, b'{"excluded": []}')
+    try:
+        return [str(line) for line in json.loads(notes)["excluded"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: must have the metadata that `serkd prepare` writes") from error
 
 
 def _utterance(row: dict[str, Any], folder: Path) -> Utterance:
@@ -207,7 +218,12 @@ def _typed(table: pa.Table, path: Path) -> pa.Table:
                 f"{path}: {field.name} must be one of {', '.join(_LEGAL[field.name])}, "
                 f"got {other[0]!r}"
             )
-        elif field.name == "num_samples" and min(values, default=1) < 1:
-            problems.append(f"{path}: num_samples must be at least 1, got {min(values)}")
+        elif field.name == "votes":
+            if any((number or 0) < 1 for votes in values for _, number in votes):
+                problems.append(f"{path}: votes must be at least 1 for a category that has any")
+        elif field.name in _POSITIVE and (
+            wrong := [value for value in values if not 0 < value < float("inf")]
+        ):
+            problems.append(f"{path}: {field.name} must be greater than 0, got {wrong[0]}")
     refuse(problems)
     return pa.table(columns, schema=SCHEMA)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serkd.corpora.build import Listing, SourceUtterance, shorten
@@ -93,11 +92,35 @@ def _read(path: Path) -> Rows:
         rows = readers[path.suffix](path)
     except InputError:
         raise
-    except (pa.ArrowInvalid, csv.Error, ValueError) as error:
+    except UnicodeDecodeError as error:
+        place = f"line {_first_not_utf8(path)} is not UTF-8"
+        raise InputError(f"{path}: must be a readable {path.suffix} table: {place}") from error
+    except (csv.Error, OSError, ValueError, ArithmeticError, RecursionError) as error:
+        # pyarrow's are ValueError, OSError and, for a date before the year 1, ArithmeticError
         raise InputError(f"{path}: must be a readable {path.suffix} table: {error}") from error
     if not rows:
         raise InputError(f"{path}: must be a readable {path.suffix} table with rows, it has none")
     return rows
+
+
+def _first_not_utf8(path: Path) -> int:
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return number
+    raise AssertionError(f"{path} is UTF-8")
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Refuse a column that is there twice: one of them would silently be taken."""
+    refuse(
+        [
+            f"{path}: must have a column once, it has {name!r} {number} times"
+            for name, number in Counter(names).items()
+            if number > 1 and name
+        ]
+    )
 
 
 def _read_csv(path: Path) -> Rows:
@@ -107,6 +130,7 @@ def _read_csv(path: Path) -> Rows:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header, line = next(reader, []), reader.line_num + 1
+        _check_header(path, header)
         for fields in reader:
             if len(fields) > len(header):
                 problems.append(
@@ -123,7 +147,8 @@ def _read_csv(path: Path) -> Rows:
 def _read_jsonl(path: Path) -> Rows:
     rows: Rows = []
     problems = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # not splitlines(): JSON strings may hold U+2028 and others that it takes for ends of lines
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         try:
             row = json.loads(line) if line.strip() else {}
         except json.JSONDecodeError as error:
@@ -140,10 +165,9 @@ def _read_jsonl(path: Path) -> Rows:
 
 
 def _read_parquet(path: Path) -> Rows:
-    return [
-        (f"row {number}", row)
-        for number, row in enumerate(pq.read_table(path).to_pylist(), start=1)
-    ]
+    table = pq.ParquetFile(path).read()
+    _check_header(path, table.column_names)
+    return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), start=1)]
 
 
 def _source(
@@ -151,7 +175,8 @@ def _source(
 ) -> SourceUtterance:
     def value(name: str) -> str:
         found = row.get(names[name])
-        return OPTIONAL.get(name, "") if found is None else str(found).strip()
+        is_missing = found is None or found != found  # NaN, as pandas has it
+        return OPTIONAL.get(name, "") if is_missing else str(found).strip()
 
     clip, gender, split = value("path"), value("gender").lower(), value("split").lower()
     path = root / clip if clip else Path()

@@ -351,5 +351,53 @@ def test_hand_edited_manifests_with_illegal_values_are_refused(
         read_manifest(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("duration_s", float("nan")),
+        ("duration_s", -1.0),
+        ("duration_s", float("inf")),
+        ("sample_rate", 0),
+        ("num_samples", 0),
+        ("votes", [("angry", None)]),
+        ("votes", [("angry", -1)]),
+    ],
+)
+def test_hand_edited_numbers_that_cannot_be_are_refused(
+    tmp_path: Path, small: Manifest, name: str, value: object
+) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(small, path)
+    values = pq.read_table(path).column(name).to_pylist()
+    _replace_column(path, name, pa.array([value, *values[1:]], SCHEMA.field(name).type))
+    with pytest.raises(InputError, match=f"{name} must be"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("notes", [b"{", b"[]", b"{}", b'{"excluded": null}', b"\xff"])
+def test_foreign_metadata_is_refused(tmp_path: Path, small: Manifest, notes: bytes) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(small, path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"serkd": notes}), path)
+    with pytest.raises(InputError, match="must have the metadata"):
+        read_manifest(path)
+
+
+def test_a_manifest_that_cannot_be_written_leaves_nothing(tmp_path: Path, small: Manifest) -> None:
+    path = tmp_path / "manifest.parquet"
+    path.mkdir()
+    before = list(tmp_path.iterdir())
+    with pytest.raises(IsADirectoryError):
+        write_manifest(small, path)
+    assert list(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("line", [b"7", b"{}", b'{"stamp": "s", "old": 1}', b"\0" * 9, b"\xff"])
+def test_strange_lines_of_the_journal_are_passed_over(tmp_path: Path, line: bytes) -> None:
+    sources, journal = _write_sources(tmp_path / "audio"), tmp_path / ".manifest.measured"
+    journal.write_bytes(line + b"\n")
+    assert build_manifest(Listing(sources), journal=journal) == build_manifest(Listing(sources))
+
+
 def test_the_schema_has_a_column_for_every_field() -> None:
     assert [field.name for field in fields(Utterance)] == SCHEMA.names

@@ -249,3 +249,88 @@ def test_a_bad_file_is_named_with_its_row(tmp_path: Path) -> None:
     path.write_text(_lines("a.wav,s1,sad,f,train"))
     with pytest.raises(InputError, match=rf"{path}, line 2: {tmp_path}/a\.wav: must be an audio"):
         build_manifest(scan(path))
+
+
+def test_json_strings_may_hold_any_separator_and_files_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "clips.jsonl"
+    row = {"path": "a.wav", "speaker_id": "s1", "emotion": "sad\u2028\x85ish"}
+    path.write_text("\ufeff" + json.dumps(row, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert [s.emotion for s in scan(path).sources] == ["sad\u2028\x85ish"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"clips{ending}"
+    names = ["path", "speaker_id", "emotion", "emotion"]
+    if ending == ".csv":
+        path.write_text(",".join(names) + "\na.wav,s1,sad,angry\n")
+    else:
+        pq.write_table(pa.table([pa.array(["x"])] * 4, names=names), path)
+    with pytest.raises(InputError, match=r"must have a column once, it has 'emotion' 2 times"):
+        scan(path)
+
+
+def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "clips.csv"
+    rows = [f"{i}.wav,s1,sad,f,train" for i in range(2_000)]
+    path.write_bytes(_lines(*rows).encode() + "x.wav,Jörg,sad,m,train\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"line 2002 is not UTF-8"):
+        scan(path)
+
+
+def _deep(path: Path) -> None:
+    path.write_text("[" * 100_000)
+
+
+def _torn(path: Path) -> None:
+    pq.write_table(pa.table({"path": [f"{i}.wav" for i in range(99)]}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + b"\xff" * 40 + content[60:])
+
+
+def _far_away(path: Path) -> None:
+    pq.write_table(pa.table({"when": pa.array([2**62], pa.timestamp("us"))}), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.jsonl", _deep), ("a.parquet", _torn), ("a.parquet", _far_away)],
+)
+def test_what_its_reader_cannot_take_is_refused(
+    tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: must be a readable"):
+        scan(tmp_path / name)
+
+
+def test_a_missing_value_is_missing_in_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "clips.jsonl"
+    path.write_text('{"path": "a.wav", "speaker_id": NaN, "emotion": "sad", "gender": NaN}\n')
+    with pytest.raises(InputError, match="speaker_id must not be empty"):
+        build_manifest(scan(path))
+    assert scan(path).sources[0].gender == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"speaker_id": "\ud800"}, r"line 1: the speaker_id must be UTF-8, got '\\ud800'"),
+        ({"emotion": "\ud800"}, r"line 1: the emotion must be UTF-8"),
+        ({"path": "x" * 400 + ".wav"}, r"line 1: .*must be an audio file, but there is none"),
+    ],
+)
+def test_values_that_no_file_can_hold_are_named_with_their_row(
+    tmp_path: Path, changes: Mapping[str, str], rule: str
+) -> None:
+    path = tmp_path / "clips.jsonl"
+    _write_jsonl(path, [{"path": "a.wav", "speaker_id": "s1", "emotion": "sad", **changes}])
+    with pytest.raises(InputError, match=rule):
+        build_manifest(scan(path))
+
+
+def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
+    folder = tmp_path / "speaker_id=9"
+    folder.mkdir()
+    _write_parquet(folder / "a.parquet", [{"path": "a", "speaker_id": "1", "emotion": "sad"}])
+    assert [s.speaker_id for s in scan(folder / "a.parquet").sources] == ["1"]
