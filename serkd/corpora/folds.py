@@ -77,6 +77,11 @@ class Fold:
         """Changes with which utterances are train, dev and test."""
         return hash_lines(f"{part}\t{id_}" for part in PARTS for id_ in sorted(self.part(part)))
 
+    @cached_property
+    def test_hash(self) -> str:
+        """Changes with which utterances are test, whatever is trained on."""
+        return hash_lines(sorted(self.test))
+
 
 def hash_lines(lines: Iterable[str]) -> str:
     """SHA-256 of some lines of text."""

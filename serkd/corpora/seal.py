@@ -1,8 +1,8 @@
 """The sealed test split: labels are read here only, and every look is written down first.
 
 Folds know no label of their test split (`Fold`), so this is the one way to them. The log is
-append-only; each record carries the hash of the one before it, so that a look that was deleted
-is noticed at the next.
+append-only; each record carries the hash of those before it, and each result that of its record,
+so that a look that was deleted is noticed at the next.
 """
 
 import fcntl
@@ -27,13 +27,14 @@ from serkd.errors import InputError
 class Look:
     """A look at test labels.
 
-    `earlier` are those for the same subject, `num_others` how many there were at the same test
-    utterances for other subjects.
+    `earlier` are those for the same subject, `num_others` how many there were for other subjects
+    at a test part of these folds, `digest` is of its own line in the log.
     """
 
     subject: str
     earlier: list[dict[str, Any]]
     num_others: int
+    digest: str
 
     @property
     def number(self) -> int:
@@ -51,8 +52,8 @@ class Look:
             )
         if self.num_others:
             lines.append(
-                f"the same test utterances were looked at {self.num_others} time(s) for other "
-                "runs or sweeps of this storage"
+                f"test utterances of these folds were looked at {self.num_others} time(s) for "
+                "other runs or sweeps of this storage"
             )
         return "\n".join(lines)
 
@@ -81,25 +82,35 @@ def open_seal(
             raise InputError(f"fold {fold.name}: the corpus must be the one that was trained on")
     record = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "user": getpass.getuser(),
+        "user": _user(),
         "host": platform.node(),
         "subject": subject,
         "chosen": chosen,
         "folds": [fold.name for fold in folds],
         "split_hash": hash_folds(folds),
+        "test_hashes": [fold.test_hash for fold in folds],
         "models": dict(keys),
     }
-    before = _append(log, record)
+    before, digest = _append(log, record)
     same = [look for look in before if look["subject"] == subject]
-    others = sum(
-        look["subject"] != subject and look["split_hash"] == record["split_hash"] for look in before
-    )
+    others = sum(look["subject"] != subject and _overlap(look, record) for look in before)
     labels = {i: manifest.by_id[i].emotion for fold in folds for i in fold.test}
-    return labels, Look(subject, same, others)
+    return labels, Look(subject, same, others, digest)
 
 
-def _append(log: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Add a record under a lock; returns those that were there."""
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def _overlap(look: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return not set(look.get("test_hashes", ())).isdisjoint(other["test_hashes"])
+
+
+def _append(log: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """Add a record under a lock; returns those that were there, and the digest of its line."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -109,11 +120,21 @@ def _append(log: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
         if content and not content.endswith(b"\n"):  # torn by a crash: that look saw nothing
             file.write(b"\n")
             content += b"\n"
-        record = {**record, "after": _digest(content)}
-        file.write(json.dumps(record).encode() + b"\n")
+        line = json.dumps({**record, "after": _digest(content)}).encode() + b"\n"
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
-    return before
+    return before, _digest(line)
+
+
+def require_look(log: Path, digest: str, result: Path) -> None:
+    """Refuse a log without the look that `result` came from: of the last one no record follows."""
+    lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
+    if digest not in map(_digest, lines):
+        raise InputError(
+            f"{log}: must have the look that {result} came from, but it has not: the log was "
+            "edited; restore it"
+        )
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
@@ -129,9 +150,9 @@ def read_log(log: Path) -> list[dict[str, Any]]:
         try:
             look = json.loads(line)
         except ValueError:
-            look = None
-        if look is not None:
-            if look["after"] != _digest(content[:position]):
+            pass
+        else:
+            if not isinstance(look, dict) or look.get("after") != _digest(content[:position]):
                 raise InputError(
                     f"{log}: every look must follow from those before it, line {number} does not: "
                     "the log was edited; restore it"

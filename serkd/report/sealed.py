@@ -9,7 +9,7 @@ from typing import Any
 from serkd.config import Experiment
 from serkd.corpora.folds import hash_folds, select_folds
 from serkd.corpora.protocols import read_folds
-from serkd.corpora.seal import open_seal
+from serkd.corpora.seal import open_seal, require_look
 from serkd.errors import InputError
 from serkd.recipe import build_experiment
 from serkd.report.plots import draw_pooled, save_figure
@@ -50,6 +50,8 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     keys = {name: found[STUDENT].info["key"] for name, found in models.items()}
     subject = f"{folder.resolve().parent.name}/{folder.resolve().name}"
     log = storage / "test_log.jsonl"
+    if digest := _earlier_look(folder / "test.json"):
+        require_look(log, digest, folder / "test.json")
     emotions, look = open_seal(
         log, subject, chosen.text, experiment.corpus, experiment.protocol, folds, keys
     )
@@ -65,6 +67,7 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
         "split": "test",
         "chosen": chosen.text,
         "look": {"number": look.number, "text": look.text},
+        "look_digest": look.digest,
         "protocol": experiment.protocol.name,
         "folds_hash": hash_folds(all_folds),
         "shares_speakers": any(fold.shares_speakers for fold in folds),
@@ -74,6 +77,10 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     }
     _write(results, folder)
     return results
+
+
+def _earlier_look(result: Path) -> str | None:
+    return _read_json(result).get("look_digest") if result.is_file() else None
 
 
 def _write(results: Mapping[str, Any], folder: Path) -> None:

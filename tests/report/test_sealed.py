@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import confusion_matrix
 
 from serkd.config import Experiment
+from serkd.corpora.folds import Fold
 from serkd.corpora.manifest import Manifest, read_manifest, write_manifest
 from serkd.corpora.protocols import read_folds
-from serkd.corpora.seal import read_log
+from serkd.corpora.seal import Look, open_seal, read_log
 from serkd.errors import InputError, SealedError
 from serkd.events import Observer
 from serkd.report.run import run_experiment
@@ -112,6 +113,48 @@ def test_a_log_that_was_edited_is_refused(mine: Path, edit: str) -> None:
     with pytest.raises(InputError, match="every look must follow from those before it"):
         open_test(mine, None)
     assert _log(mine).read_bytes() == before
+
+
+@pytest.mark.parametrize("num_left", [0, 1])
+def test_a_log_without_its_last_look_is_refused(mine: Path, num_left: int) -> None:
+    for _ in range(num_left + 1):
+        open_test(mine, None)
+    lines = _log(mine).read_bytes().splitlines(keepends=True)
+    _log(mine).write_bytes(b"".join(lines[:num_left]))
+    with pytest.raises(InputError, match=r"must have the look that .*test\.json came from"):
+        open_test(mine, None)
+    _log(mine).write_bytes(b"".join(lines))
+    assert open_test(mine, None)["look"]["number"] == num_left + 2
+
+
+@pytest.mark.parametrize("line", ["7", "null", "{}", "[]"])
+def test_a_line_that_is_no_look_is_an_edit(mine: Path, line: str) -> None:
+    open_test(mine, None)
+    with _log(mine).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match="line 2 does not: the log was edited"):
+        open_test(mine, None)
+
+
+def test_a_user_without_a_name_can_look(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    open_test(mine, None)
+    assert read_log(_log(mine))[0]["user"].startswith("uid ")
+
+
+def test_looks_at_one_of_several_folds_are_told_of_at_all(tiny: Experiment, tmp_path: Path) -> None:
+    folds = read_folds(tiny.corpus, tiny.protocol)
+
+    def look(subject: str, chosen: Sequence[Fold]) -> Look:
+        log = tmp_path / "test_log.jsonl"
+        return open_seal(log, subject, "all", tiny.corpus, tiny.protocol, chosen, {})[1]
+
+    assert look("runs/one", folds[:1]).num_others == 0
+    assert look("runs/other", folds[1:2]).num_others == 0
+    assert look("runs/all", folds).num_others == 2
 
 
 def test_a_record_that_a_crash_tore_does_not_stop_the_next_look(mine: Path) -> None:
