@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import JsonOption, QuietOption, open_console, watch
+from serkd.cli.options import JsonOption, QuietOption, check_output, open_console, watch
 from serkd.errors import InputError
 
 
@@ -54,6 +54,8 @@ def _check_corpus(
             "--min-duration must be at least 0 and below --max-duration, got "
             f"{limits[0]:g} and {limits[1]:g}"
         )
+    if html is not None:
+        check_output("--html", html, path)
     manifest = read_manifest(path, is_for_learning=False)
     console = open_console()
     with watch(console, quiet or as_json) as observer:

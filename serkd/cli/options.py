@@ -1,5 +1,6 @@
 """Options that several commands have, and what they watch and print with."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,24 @@ def watch(console: "Console", quiet: bool) -> "AbstractContextManager[Any]":
     from serkd.report.terminal import Terminal
 
     return nullcontext(Observer()) if quiet else Terminal(console)
+
+
+def check_output(option: str, path: Path, *inputs: Path) -> None:
+    """Refuse a file that cannot be written, or that is read, before any work is done for it."""
+    from serkd.errors import InputError
+
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+        folder = next(above for above in path.absolute().parents if above.exists())
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{option} must be a file that can be written: {error}") from error
+    if is_folder or not path.name:
+        raise InputError(f"{option} must be a file, {path} is a folder")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{option} must be a file that can be written, {path} cannot")
+    for other in inputs:
+        if exists and other.exists() and path.samefile(other):
+            raise InputError(f"{option} must not be the file that is read, got {path}")
 
 
 def open_console() -> "Console":

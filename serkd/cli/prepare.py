@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serkd.cli.options import QuietOption, open_console, watch
+from serkd.cli.options import QuietOption, check_output, open_console, watch
 from serkd.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def _write_manifest(
     from serkd.report.corpus import manifest_summary
 
     console = open_console()
+    check_output("--out", out)
     journal = out.with_name(f".{out.name}.measured")
+    check_output("--out", journal)
+    start = monotonic()
     with watch(console, quiet) as observer:
         listing = scan(lambda done, total: observer.progress("scan", done, total, "files"))
         manifest = build_manifest(
@@ -85,12 +89,15 @@ def _write_manifest(
         print(f"note: {note}", file=sys.stderr)
     if not quiet:
         console.print(manifest_summary(manifest))
+    rate = (monotonic() - start) / len(listing.sources) * 1000
     hours = sum(u.duration_s for u in manifest.utterances) / 3600
     speakers = len({u.speaker_id for u in manifest.utterances})
     console.print(
         f"{out}: {len(manifest.utterances)} utterances, {speakers} speakers, "
-        f"{len(manifest.class_names)} emotions, {hours:.2f} h, {len(manifest.excluded)} excluded",
+        f"{len(manifest.class_names)} emotions, {hours:.2f} h, {len(manifest.excluded)} excluded; "
+        f"{rate:.1f} s per 1000 files",
         soft_wrap=True,
+        markup=False,
     )
 
 
@@ -154,7 +161,7 @@ def prepare_meld(
             "--min-duration must be at least 0 and less than --max-duration, got "
             f"{min_duration:g} and {max_duration:g}"
         )
-    folder = audio_dir or out.with_name(f"{out.stem}-audio")
+    folder = audio_dir or out.parent / f"{out.stem}-audio"
     _write_manifest(
         lambda progress: scan(root, folder, labels.value, allow_missing, progress),
         out,
@@ -207,6 +214,7 @@ def prepare_table(
     """Your own corpus, from a table."""
     from serkd.corpora.table import scan
 
+    check_output("--out", out, table)
     columns = _read_pairs("--column", column)
     if empty := [name for name, value in columns.items() if not value]:
         raise InputError(f"--column must look like name=value, got '{empty[0]}='")

@@ -1,5 +1,6 @@
 """Commands that compute, or show what they would: run, sweep, test, quickstart; config, folds."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from serkd.cli.options import (
     QuietOption,
     SetOption,
     StorageOption,
+    check_output,
     open_console,
     watch,
 )
@@ -43,15 +45,20 @@ def folds(
     import json
 
     from serkd.corpora.folds import hash_folds
-    from serkd.corpora.protocols import build_folds, read_corpus
+    from serkd.corpora.protocols import build_folds, describe_labels, read_corpus
     from serkd.recipe import read_experiment
     from serkd.report.corpus import describe_parts, folds_table
     from serkd.report.run import describe_folds, write_json
 
+    if out is not None:
+        check_output("--out", out, recipe)
     experiment = read_experiment(recipe, overrides or [])
     manifest = read_corpus(experiment.corpus, experiment.protocol)
     found = build_folds(experiment.protocol, manifest)
     rows, digest = describe_parts(manifest, found), hash_folds(found)
+    if experiment.protocol.name == "cross_corpus":
+        for line in describe_labels(experiment.corpus, experiment.protocol):
+            print(f"note: {line}", file=sys.stderr)
     if out is not None:
         write_json(out, describe_folds(found))
     if as_json:

@@ -9,7 +9,7 @@ from scipy.stats import chi2_contingency
 from serkd.corpora.build import Limits
 from serkd.corpora.composition import check_composition
 from serkd.corpora.examine import SILENT_PEAK, FileFacts
-from serkd.corpora.findings import Finding, Level, count, worst_first
+from serkd.corpora.findings import Finding, Level, count, name_some, worst_first
 from serkd.corpora.fingerprint import HOP_S, Match, find_matches
 from serkd.corpora.manifest import Manifest, Utterance
 
@@ -89,10 +89,11 @@ def _exact_duplicate(group: Sequence[Utterance]) -> Finding:
     emotions = sorted({u.emotion for u in group})
     reasons = [_leak(group), f"labelled {' and '.join(emotions)}" if len(emotions) > 1 else ""]
     why = ", ".join(reason for reason in reasons if reason)
-    message = f"{', '.join(u.utt_id for u in group)} are the same samples"
+    utt_ids = tuple(u.utt_id for u in group)
+    message = f"{name_some(utt_ids)} are the same samples"
     if why:
-        return Finding("error", "duplicate", f"{message}, {why}", tuple(u.utt_id for u in group))
-    return Finding("warning", "duplicate", message, tuple(u.utt_id for u in group))
+        return Finding("error", "duplicate", f"{message}, {why}", utt_ids)
+    return Finding("warning", "duplicate", message, utt_ids)
 
 
 def _near_duplicates(

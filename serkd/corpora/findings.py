@@ -1,10 +1,11 @@
 """What the doctor says of a corpus."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["error", "warning", "note"]
+_MAX_NAMES = 3
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 
@@ -24,6 +25,13 @@ class Finding:
 def count(number: int, noun: str = "utterance") -> str:
     """ "1 utterance", "3 utterances"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def name_some(utt_ids: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    names = list(utt_ids)
+    tail = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + tail
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:

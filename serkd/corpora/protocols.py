@@ -4,6 +4,7 @@ Those that divide speakers deal them into groups; fold i tests on group i and se
 i - 1, cyclically, so every speaker is tested once and selected on once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,23 @@ def _join(manifests: Sequence[Manifest]) -> Manifest:
     return joined
 
 
+def describe_labels(corpus: Corpus, protocol: Protocol) -> list[str]:
+    """What `cross_corpus` makes of each corpus's emotions, a line each."""
+    kept, own = read_corpus(corpus, protocol).class_names, _own_names(protocol)
+    manifests = map(read_manifest, map(Path, (corpus.manifest, *corpus.more_manifests)))
+    counts = Counter((u.corpus, u.emotion) for m in manifests for u in m.utterances)
+    lines = []
+    for (name, emotion), number in sorted(counts.items()):
+        common = common_name(emotion, own)
+        how = f"is {common}" if common in kept else "is left out, the other side has none"
+        lines.append(f"{name}: {emotion} ({number}) {how}")
+    return lines
+
+
+def _own_names(protocol: Protocol) -> dict[str, str]:
+    return dict(pair.split("=") for pair in protocol.labels)
+
+
 def _shared_labels(protocol: Protocol, manifest: Manifest) -> Manifest:
     corpora = {u.corpus for u in manifest.utterances}
     if unknown := sorted(set(protocol.test_corpora) - corpora):
@@ -63,7 +81,7 @@ def _shared_labels(protocol: Protocol, manifest: Manifest) -> Manifest:
         )
     if not corpora - set(protocol.test_corpora):
         raise InputError("protocol.test_corpora must leave a corpus to train on, it names all")
-    own = dict(pair.split("=") for pair in protocol.labels)
+    own = _own_names(protocol)
     rows = [replace(u, emotion=common_name(u.emotion, own)) for u in manifest.utterances]
     tested = {u.emotion for u in rows if u.corpus in protocol.test_corpora}
     shared = tested & {u.emotion for u in rows if u.corpus not in protocol.test_corpora}

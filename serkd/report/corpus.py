@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from serkd.corpora.folds import PARTS, Fold
 from serkd.corpora.manifest import GENDERS, SPLITS, Manifest, Utterance
@@ -29,7 +30,7 @@ def manifest_summary(manifest: Manifest) -> Table:
         table.add_column(name, justify="right")
 
     def add(label: str, cells: Sequence[object], *, ends: bool = False) -> None:
-        table.add_row(label, *(str(cell) for cell in cells), end_section=ends)
+        table.add_row(Text(label), *(str(cell) for cell in cells), end_section=ends)
 
     parts = list(columns.values())
     for index, emotion in enumerate(manifest.class_names):
@@ -76,7 +77,7 @@ def folds_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     shares = any(row["speakers_also_in_train"] for row in rows)
     headers = ["utter-\nances", "hours", "speakers\nf/m/?", *(["in train\ntoo"] if shares else [])]
     for header in (*headers, *rows[0]["classes"]):
-        table.add_column(header, justify="right")
+        table.add_column(Text(header), justify="right")
     for row in rows:
         speakers = "/".join(str(row["speakers"].get(gender, 0)) for gender in GENDERS)
         cells = [row["utterances"], f"{row['hours']:.2f}", speakers]

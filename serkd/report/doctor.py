@@ -1,10 +1,10 @@
 """What the doctor found, for a terminal and for programs."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,12 +16,12 @@ from rich.text import Text
 from serkd.corpora.composition import compute_agreement, compute_majority, split_parts
 from serkd.corpora.doctor import count_formats
 from serkd.corpora.examine import FileFacts
-from serkd.corpora.findings import LEVELS, Finding, count
+from serkd.corpora.findings import LEVELS, Finding, count, name_some
 from serkd.corpora.manifest import GENDERS, Manifest, Utterance
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _MAX_MESSAGES = 5  # of one kind, on a terminal
-_MAX_NAMES = 3
+_MAX_SPEAKERS = 30
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,12 @@ class Diagnosis:
             for (gender, speaker), emotions in sorted(of.items())
         ]
 
+    def busiest(self, number: int) -> tuple[list[dict[str, Any]], int]:
+        """The rows of the speakers with the most utterances, and how many others there are."""
+        rows = sorted(self.speakers, key=lambda row: -sum(row["emotions"].values()))
+        shown = sorted(rows[:number], key=lambda row: (row["gender"], row["speaker_id"]))
+        return shown, len(rows) - len(shown)
+
     def record(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {
@@ -117,9 +123,10 @@ def verdict(diagnosis: Diagnosis) -> str:
 def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     """Tables first, findings last: those are what a person came for."""
     console.print(classes_table(diagnosis))
+    console.print(speakers_table(diagnosis))
     console.print(formats_table(diagnosis))
     console.print(findings_table(diagnosis.findings))
-    console.print(verdict(diagnosis), soft_wrap=True, highlight=False)
+    console.print(verdict(diagnosis), soft_wrap=True, highlight=False, markup=False)
 
 
 def classes_table(diagnosis: Diagnosis) -> Table:
@@ -135,7 +142,7 @@ def classes_table(diagnosis: Diagnosis) -> Table:
     for index, row in enumerate(rows):
         low, high = row["per_speaker"]
         table.add_row(
-            row["emotion"],
+            Text(row["emotion"]),
             str(row["utterances"]),
             f"{100 * row['share']:.1f}",
             f"{row['hours']:.2f}",
@@ -145,6 +152,25 @@ def classes_table(diagnosis: Diagnosis) -> Table:
             str(row["speakers"]),
             f"{low}-{high}",
             end_section=index + 2 == len(rows),
+        )
+    return table
+
+
+def speakers_table(diagnosis: Diagnosis) -> Table:
+    """Utterances by speaker and emotion, a section for each gender."""
+    rows, num_more = diagnosis.busiest(_MAX_SPEAKERS)
+    caption = f"and {count(num_more, 'speaker')} with fewer utterances" if num_more else None
+    table = Table(title="speakers", title_justify="left", caption=caption, caption_justify="left")
+    for name in ("speaker", "gender"):
+        table.add_column(name)
+    for name in diagnosis.manifest.class_names:
+        table.add_column(Text(name), justify="right")
+    for row, after in zip_longest(rows, rows[1:]):
+        table.add_row(
+            Text(row["speaker_id"]),
+            row["gender"],
+            *map(str, row["emotions"].values()),
+            end_section=after is not None and after["gender"] != row["gender"],
         )
     return table
 
@@ -176,10 +202,3 @@ def findings_table(findings: Sequence[Finding]) -> Table:
         if len(alike) > _MAX_MESSAGES:
             table.add_row("", "", f"... and {len(alike) - _MAX_MESSAGES} more of this kind")
     return table
-
-
-def name_some(utt_ids: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    names = list(utt_ids)
-    tail = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + tail

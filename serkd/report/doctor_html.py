@@ -26,8 +26,11 @@ def write_page(diagnosis: Diagnosis, path: Path) -> None:
     """Write the page, all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(render_page(diagnosis), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(render_page(diagnosis), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def render_page(diagnosis: Diagnosis) -> str:
@@ -171,9 +174,7 @@ def _histogram(name: str, seconds: np.ndarray, counts: np.ndarray, longest: floa
 
 def _speakers(diagnosis: Diagnosis) -> str:
     """Utterances by speaker and emotion; the colour is the number's share of the largest."""
-    rows = sorted(diagnosis.speakers, key=lambda row: -sum(row["emotions"].values()))
-    shown = rows[:_MAX_SPEAKERS]
-    shown.sort(key=lambda row: (row["gender"], row["speaker_id"]))
+    shown, more = diagnosis.busiest(_MAX_SPEAKERS)
     largest = max((n for row in shown for n in row["emotions"].values()), default=1)
 
     def cell(number: int) -> str:
@@ -188,7 +189,6 @@ def _speakers(diagnosis: Diagnosis) -> str:
         ),
         2,
     )
-    more = len(rows) - len(shown)
     return table + (f"<p>and {count(more, 'speaker')} with fewer utterances</p>" if more else "")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from serkd.corpora.build import Limits, Listing, SourceUtterance, build_manifest
 from serkd.corpora.doctor import diagnose
-from serkd.corpora.examine import examine_files
+from serkd.corpora.examine import FileFacts, examine_files
 from serkd.corpora.manifest import Manifest, make_manifest
 from serkd.corpora.ravdess import scan
 
@@ -213,6 +213,15 @@ def test_exactly_the_planted_defects_are_found(
 ) -> None:
     with TemporaryDirectory() as folder:
         _operate(manifest, Path(folder), sorted(defects), seed)
+
+
+def test_many_copies_are_told_in_a_line(manifest: Manifest) -> None:
+    rows = [replace(u, sha256="00") for u in manifest.utterances]
+    files = [FileFacts(u.utt_id, sha256="00", sample_rate=16_000, num_channels=1) for u in rows]
+    (finding,) = [f for f in diagnose(make_manifest(rows), files) if f.kind == "duplicate"]
+    assert f"and {len(rows) - 3} more are the same samples" in finding.message
+    assert len(finding.message) < 300
+    assert set(finding.utt_ids) == set(manifest.by_id)
 
 
 def test_a_format_that_gives_an_emotion_away_is_called_a_trap(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serkd.config import Corpus, Protocol
 from serkd.corpora.folds import Fold, hash_folds
 from serkd.corpora.manifest import Manifest, Utterance, make_manifest, write_manifest
-from serkd.corpora.protocols import build_folds, read_corpus, read_folds
+from serkd.corpora.protocols import build_folds, describe_labels, read_corpus, read_folds
 from serkd.errors import InputError, SealedError
 
 EMOTIONS = ("angry", "happy", "sad")
@@ -199,6 +199,22 @@ def test_across_corpora_only_shared_emotions_are_left_under_one_name(tmp_path: P
     assert "ravdess/01" in {u.speaker_id for u in whole.utterances}
     with pytest.raises(SealedError):
         fold.manifest.labels(fold.test)
+
+
+def test_across_corpora_every_emotion_is_told_of(tmp_path: Path) -> None:
+    corpus = _write_two_corpora(tmp_path)
+    protocol = Protocol(name="cross_corpus", test_corpora=("iemocap",), labels=("exc=happy",))
+    assert describe_labels(corpus, protocol) == [
+        "iemocap: ang (3) is angry",
+        "iemocap: exc (2) is happy",
+        "iemocap: hap (2) is happy",
+        "iemocap: neu (2) is left out, the other side has none",
+        "iemocap: sad (2) is sad",
+        "ravdess: angry (6) is angry",
+        "ravdess: calm (6) is left out, the other side has none",
+        "ravdess: happy (6) is happy",
+        "ravdess: sad (6) is sad",
+    ]
 
 
 def test_across_corpora_own_names_go_first(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,7 +18,7 @@ from serkd.corpora.doctor import diagnose
 from serkd.corpora.examine import FileFacts, examine_files
 from serkd.corpora.findings import Finding
 from serkd.corpora.manifest import Manifest, make_manifest, read_manifest, write_manifest
-from serkd.report.doctor import Diagnosis, print_diagnosis
+from serkd.report.doctor import Diagnosis, print_diagnosis, speakers_table
 from serkd.report.doctor_html import render_page
 
 _NASTY = 'a<script>alert("1")</script>&'
@@ -123,6 +124,32 @@ def test_the_terminal_shortens_what_is_alike(manifest: Manifest) -> None:
     assert "and 25 more of this kind" in shown
     assert f"and {len(ids) - 3} more" in shown
     assert "30 errors, 0 warnings, 0 notes" in shown
+
+
+def test_the_terminal_counts_by_speaker_gender_and_emotion(manifest: Manifest) -> None:
+    files = [FileFacts(u.utt_id) for u in manifest.utterances]
+    diagnosis = Diagnosis(Path("m.parquet"), manifest, files, [])
+    table = speakers_table(diagnosis)
+    columns = [list(column.cells) for column in table.columns]
+    shown = {str(speaker): row for speaker, *row in zip(*columns, strict=True)}
+    assert len(shown) == len({u.speaker_id for u in manifest.utterances})
+    for speaker, (gender, *numbers) in shown.items():
+        own = [u for u in manifest.utterances if u.speaker_id == speaker]
+        assert {u.gender for u in own} == {gender}
+        counts = Counter(u.emotion for u in own)
+        assert [int(str(n)) for n in numbers] == [counts[n] for n in manifest.class_names]
+
+
+def test_of_many_speakers_those_with_the_most_utterances_are_shown(manifest: Manifest) -> None:
+    rows = [
+        replace(manifest.utterances[0], utt_id=f"{i}_{j}", speaker_id=f"s{i:02d}")
+        for i in range(33)
+        for j in range(2 if i else 1)
+    ]
+    table = speakers_table(Diagnosis(Path("m.parquet"), make_manifest(rows), [], []))
+    assert table.row_count == 30
+    assert table.caption == "and 3 speakers with fewer utterances"
+    assert "s00" not in map(str, table.columns[0].cells)
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
