@@ -71,8 +71,8 @@ def _write_manifest(
     check_output("--out", out)
     journal = out.with_name(f".{out.name}.measured")
     check_output("--out", journal)
-    start = monotonic()
     with watch(console, quiet) as observer:
+        start = monotonic()
         listing = scan(lambda done, total: observer.progress("scan", done, total, "files"))
         manifest = build_manifest(
             listing,
@@ -81,6 +81,7 @@ def _write_manifest(
             journal=journal,
             progress=lambda done, total: observer.progress("read", done, total, "files"),
         )
+        seconds = monotonic() - start
     for problem in manifest.excluded:
         print(f"excluded: {problem}", file=sys.stderr)
     write_manifest(manifest, out)
@@ -89,13 +90,12 @@ def _write_manifest(
         print(f"note: {note}", file=sys.stderr)
     if not quiet:
         console.print(manifest_summary(manifest))
-    rate = (monotonic() - start) / len(listing.sources) * 1000
     hours = sum(u.duration_s for u in manifest.utterances) / 3600
     speakers = len({u.speaker_id for u in manifest.utterances})
     console.print(
         f"{out}: {len(manifest.utterances)} utterances, {speakers} speakers, "
         f"{len(manifest.class_names)} emotions, {hours:.2f} h, {len(manifest.excluded)} excluded; "
-        f"{rate:.1f} s per 1000 files",
+        f"{1000 * seconds / len(listing.sources):.1f} s per 1000 files",
         soft_wrap=True,
         markup=False,
     )
