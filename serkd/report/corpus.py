@@ -49,6 +49,7 @@ def describe_parts(manifest: Manifest, folds: Sequence[Fold]) -> list[dict[str, 
     """A row for each part of each fold; the manifest has all labels, which are only counted."""
     rows = []
     for fold in folds:
+        train_samples = {manifest.by_id[utt_id].sha256 for utt_id in fold.train}
         for part in PARTS:
             utterances = [manifest.by_id[utt_id] for utt_id in fold.part(part)]
             genders = {u.speaker_id: u.gender for u in utterances}
@@ -63,6 +64,9 @@ def describe_parts(manifest: Manifest, folds: Sequence[Fold]) -> list[dict[str, 
                     "speakers_also_in_train": (
                         0 if part == "train" else len(fold.speakers("train") & set(genders))
                     ),
+                    "copies_of_train": (
+                        0 if part == "train" else sum(u.sha256 in train_samples for u in utterances)
+                    ),
                     "classes": {name: counts[name] for name in manifest.class_names},
                 }
             )
@@ -74,14 +78,15 @@ def folds_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("fold")
     table.add_column("part")
-    shares = any(row["speakers_also_in_train"] for row in rows)
-    headers = ["utter-\nances", "hours", "speakers\nf/m/?", *(["in train\ntoo"] if shares else [])]
+    leaks = {"speakers_also_in_train": "in train\ntoo", "copies_of_train": "copies\nof train"}
+    leaks = {key: header for key, header in leaks.items() if any(row[key] for row in rows)}
+    headers = ["utter-\nances", "hours", "speakers\nf/m/?", *leaks.values()]
     for header in (*headers, *rows[0]["classes"]):
         table.add_column(Text(header), justify="right")
     for row in rows:
         speakers = "/".join(str(row["speakers"].get(gender, 0)) for gender in GENDERS)
         cells = [row["utterances"], f"{row['hours']:.2f}", speakers]
-        cells += [row["speakers_also_in_train"]] if shares else []
+        cells += [row[key] for key in leaks]
         cells += row["classes"].values()
         name = row["fold"] if row["part"] == "train" else ""
         table.add_row(name, row["part"], *map(str, cells), end_section=row["part"] == "test")
