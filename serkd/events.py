@@ -14,8 +14,8 @@ class Observer:
     def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
         """A stage's artifact is ready; `seconds` is what computing it took, now or earlier."""
 
-    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
-        """`done` of `total` `unit`s of a running stage are finished."""
+    def progress(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
+        """`done` of `total` `unit`s of a running stage are finished; `note` says more of it."""
 
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
         """An epoch of a training stage ended; `record` has `epoch`, losses and metrics."""
@@ -31,9 +31,9 @@ class Observers(Observer):
         for observer in self.observers:
             observer.stage(name, key, is_cached=is_cached, seconds=seconds)
 
-    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+    def progress(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
         for observer in self.observers:
-            observer.progress(stage, done, total, unit)
+            observer.progress(stage, done, total, unit, note)
 
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
         for observer in self.observers:

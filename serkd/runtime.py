@@ -43,9 +43,14 @@ def start_ray(num_cpus: int | None = None) -> None:
 
 
 def cluster_actors() -> tuple[int, float]:
-    """How many extraction or clustering actors the whole cluster takes, and the GPUs of each."""
+    """How many extraction or clustering actors the whole cluster takes, and the GPUs of each.
+
+    One per GPU where there are any: more would wait for each other for ever.
+    """
     cluster = ray.cluster_resources()
-    return max(1, int(cluster.get("CPU", 1))), 1.0 if cluster.get("GPU", 0) else 0.0
+    if gpus := int(cluster.get("GPU", 0)):
+        return gpus, 1.0
+    return max(1, int(cluster.get("CPU", 1))), 0.0
 
 
 def set_threads(num_threads: int) -> None:

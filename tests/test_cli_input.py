@@ -258,14 +258,12 @@ def test_a_backbone_without_weights_leaves_nothing(tmp_path: Path, tiny_recipe: 
 
 
 def _assert_whole(storage: Path) -> None:
-    """Every artifact is finished, and no work is left that a later run would trip over."""
+    """Every artifact is finished, every table whole, and nothing reads as a result."""
     for stage in (storage / "stages").glob("[!.]*"):
         for artifact in stage.iterdir():
             assert (artifact / "stage.json").is_file(), artifact
     for path in storage.rglob("*.parquet"):
         pq.read_table(path)
-    unfinished = [p for p in (storage / "stages" / ".work").glob("*") if p.is_dir()]
-    assert unfinished == []
     assert not list(storage.rglob("results.json"))
 
 
@@ -291,6 +289,11 @@ def test_audio_that_changed_since_prepare_is_refused_by_name(
     done = here("run", tiny_recipe, "--set", setting, "--storage", "out", "-q")
     assert "changed.flac: must be the audio that the manifest describes" in _message(done)
     _assert_whole(tmp_path / "out")
+    # the frames of the other utterances wait for the repaired file; nothing else is left
+    (work,) = (p for p in (tmp_path / "out" / "stages" / ".work").iterdir() if p.is_dir())
+    assert work.name.startswith("features-")
+    listed = json.loads((work / "artifact" / "quarantine.json").read_text())
+    assert [bad["utt_id"] for bad in listed] == [first.utt_id]
 
 
 def _imported(*command: str) -> set[str]:

@@ -164,7 +164,9 @@ def _work(job: Job, way: str, out: Path) -> dict[str, Any]:
     from serkd.bench.loops import run_loop
     from serkd.events import Observer
     from serkd.features.backbone import find_backbone
-    from serkd.features.extract import PrefixEncoder, extract_frames, split_audio
+    from serkd.features.encoders import PrefixEncoder
+    from serkd.features.extract import Sink, extract_frames
+    from serkd.features.parts import split_audio
 
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -174,8 +176,9 @@ def _work(job: Job, way: str, out: Path) -> dict[str, Any]:
     if way == "serkd":
         encoder = PrefixEncoder(backbone, max(job.layers), "cpu", tuple(job.layers))
         parts = split_audio(utterances, 1 + max(u.duration_s for u in utterances))
+        sinks = {name: Sink(out / name, name) for name in (f"layer_{n}" for n in job.layers)}
         extract_frames(
-            "bench", parts, encoder, out, num_actors=0, num_gpus=0.0, observer=Observer()
+            "bench", parts, encoder, sinks, num_actors=0, num_gpus=0.0, observer=Observer()
         )
     else:
         run_loop(backbone, utterances, job.layers, out, is_whole_window=way == "window")
@@ -195,7 +198,7 @@ def _largest_gap(job: Job, way: str, out: Path, reference: Path) -> float:
 
     gaps = []
     for layer in job.layers:
-        stored = read_frames(out, f"layer_{layer}") if way == "serkd" else None
+        stored = read_frames(out / f"layer_{layer}", f"layer_{layer}") if way == "serkd" else None
         for number, utterance in enumerate(_utterances(job)):
             expected = read_loop(reference, number, layer).astype(np.float64)
             if stored is None:

@@ -53,7 +53,7 @@ def features(
     """Layers of a pre-trained backbone for every utterance of a corpus; nothing is trained.
 
     Layer 0 is what enters the first transformer layer, n the n-th layer's output, 50 frames a
-    second. Each layer is a pass of its own, and is stored like a stage.
+    second. All layers come from one pass, and each is stored like a stage.
     """
     import json
 
@@ -69,6 +69,13 @@ def features(
     if as_json:
         print(json.dumps(about))
     else:
+        done = about["extraction"]
+        speed = done["audio_s"] / done["seconds"] if done["seconds"] else 0.0
+        console.print(
+            f"extracted    {done['num_utterances']:,} utterances, {done['audio_s'] / 3600:.2f} h "
+            f"of speech in {done['seconds']:.1f} s: {speed:.0f} times real time",
+            highlight=False,
+        )
         console.print(f"features     {out}: {', '.join(about['layers'])}", soft_wrap=True)
 
 
@@ -82,6 +89,9 @@ def cluster(
         str | None, typer.Option(help="e.g. 64,512; default the recipe's")
     ] = None,
     fold: Annotated[str, typer.Option(help="a fold's name, or all")] = "1",
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="the backbone's own states: nothing is fine-tuned")
+    ] = False,
     overrides: SetOption = None,
     storage: StorageOption = Path("serkd-storage"),
     quiet: QuietOption = False,
@@ -89,18 +99,20 @@ def cluster(
 ) -> None:
     """Centroids and units of a corpus, without the teacher and student that follow.
 
-    The same stages as in `serkd run`: the extractor is fine-tuned on emotion and gender first.
+    The same stages as in `serkd run`: the extractor is fine-tuned on emotion and gender first,
+    unless --pretrained (units.source: backbone) takes the backbone as it is, as fairseq does.
     """
     import json
 
     from serkd.report.frames import write_clusters
     from serkd.report.terminal import print_units
 
-    scales = {
+    values: dict[str, object] = {
         "units.layers": _read_numbers("--layers", layers, least=1),
         "units.num_clusters": _read_numbers("--num-clusters", num_clusters, least=2),
+        "units.source": "backbone" if pretrained else None,
     }
-    experiment = _read(recipe, manifest, backbone, scales, overrides)
+    experiment = _read(recipe, manifest, backbone, values, overrides)
     console = open_console()
     with watch(console, quiet or as_json) as observer:
         about = write_clusters(experiment, fold, storage, out, observer)
@@ -132,7 +144,7 @@ def _read(
     recipe: Path | None,
     manifest: Path | None,
     backbone: str | None,
-    scales: dict[str, list[int]],
+    options: dict[str, object],
     overrides: list[str] | None,
 ) -> "Experiment":
     """The recipe or the defaults, then the options, then --set."""
@@ -141,7 +153,7 @@ def _read(
 
     if recipe is None and manifest is None:
         raise InputError("a recipe must be given, or a manifest with --manifest")
-    values: dict[str, object] = {name: found for name, found in scales.items() if found}
+    values = {name: found for name, found in options.items() if found}
     if manifest is not None:
         values["corpus.manifest"] = str(manifest)
     if backbone is not None:

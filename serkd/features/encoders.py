@@ -22,17 +22,18 @@ from serkd.features.batching import (
 from serkd.features.blocks import frame_mask
 from serkd.features.fast import speed_up
 from serkd.features.logmel import compute_logmel
+from serkd.features.parts import Rows
 
 _FRAME_SAMPLES = SAMPLE_RATE_HZ // 50
-Encode = Callable[[Sequence[np.ndarray]], list[Columns]]
+Encode = Callable[[Rows], list[Columns]]
 
 
 class EncoderSpec(Protocol):
     """A picklable recipe of an encoder; `build` runs where the encoder will be used.
 
-    What it builds takes the arrays of any utterances and may be called by several threads. An
-    utterance's output does not depend on the others: it differs from the one it has alone by at
-    most 1e-3 of the RMS of its frames, float16's own rounding.
+    What it builds takes the arrays of any utterances, each with its `utt_id`, and may be called by
+    several threads. An utterance's output does not depend on the others: it differs from the one
+    it has alone by at most 1e-3 of the RMS of its frames, float16's own rounding.
     """
 
     def build(self) -> Encode: ...
@@ -66,7 +67,8 @@ class PrefixEncoder:
                 states, num_frames = prefix.states(waveforms)
                 return _columns(states, layers, num_frames)
 
-        def encode_all(waveforms: Sequence[np.ndarray]) -> list[Columns]:
+        def encode_all(rows: Rows) -> list[Columns]:
+            waveforms = [waveform for _, waveform in rows]
             lengths = [-(-len(waveform) // _FRAME_SAMPLES) for waveform in waveforms]
             return encode_batches(waveforms, plan_batches(lengths, max_frames), encode)
 
@@ -99,7 +101,8 @@ class SuffixEncoder:
                 states = suffix(hidden, frame_mask(num_frames, hidden.device))
                 return _columns(states, places, num_frames)
 
-        def encode_all(arrays: Sequence[np.ndarray]) -> list[Columns]:
+        def encode_all(rows: Rows) -> list[Columns]:
+            arrays = [array for _, array in rows]
             batches = plan_batches([len(array) for array in arrays], _max_frames(self.device))
             return encode_batches(arrays, batches, encode)
 
@@ -118,7 +121,7 @@ class LogMelEncoder:
             logmel = compute_logmel(waveform, self.num_mels, self.frame_rate_hz)
             return {"logmel": logmel.astype(np.float16)}
 
-        return lambda waveforms: [encode(waveform) for waveform in waveforms]
+        return lambda rows: [encode(waveform) for _, waveform in rows]
 
 
 def _max_frames(device: str) -> int:

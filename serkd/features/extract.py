@@ -6,9 +6,8 @@ on a part has one thread, so that its bytes depend neither on how many work nor 
 """
 
 import json
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,33 +18,13 @@ import ray
 import torch
 
 from serkd.events import Observer
-from serkd.features.encoders import (
-    Encode,
-    EncoderSpec,
-    LogMelEncoder,
-    PrefixEncoder,
-    SuffixEncoder,
-)
-from serkd.features.parts import AudioPart, Part, Rows, split_audio, split_frames
+from serkd.features.encoders import Encode, EncoderSpec
+from serkd.features.parts import Part, Rows
 from serkd.features.quarantine import BadFile, refuse_bad, write_json
 from serkd.features.store import decode_rows, part_path, write_part
 
-__all__ = [
-    "AudioPart",
-    "EncoderSpec",
-    "Extraction",
-    "LogMelEncoder",
-    "Part",
-    "PrefixEncoder",
-    "SuffixEncoder",
-    "extract_frames",
-    "split_audio",
-    "split_frames",
-]
-
 EXTRACT_INFO = "extract.json"
 _MAX_THREADS = 8  # the interpreter's lock lets no more of them work on a small model
-_log = logging.getLogger(__name__)
 
 Finished = Iterator[tuple[int, list[BadFile]]]  # a part's number, and the files that spoilt it
 
@@ -62,20 +41,37 @@ class Extraction:
     audio_s: float
     seconds: float
 
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of speech a second."""
+        return self.audio_s / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where one of an encoder's outputs goes: a column of the parts in a folder."""
+
+    folder: Path
+    column: str
+
+
+Sinks = Mapping[str, Sink]  # by the output's name
+
 
 def extract_frames(
     stage: str,
     parts: Sequence[Part],
     encoder: EncoderSpec,
-    folder: Path,
+    sinks: Sinks,
     *,
     num_actors: int,
     num_gpus: float,
     observer: Observer,
 ) -> Extraction:
-    """Write every missing part below `folder`, and `extract.json`: what this run did.
+    """Write every missing part of every sink, and `extract.json` beside: what this run did.
 
-    `num_actors` = 0 runs in this process, in as many threads as torch has.
+    All outputs of a part come from one pass. `num_actors` = 0 runs in this process, in as many
+    threads as torch has.
 
     A corpus is extracted whole or not at all: without some utterances its folds would be others,
     and their scores could not be compared. Bad files therefore do not end the extraction, but are
@@ -84,40 +80,71 @@ def extract_frames(
 
     Raises:
         QuarantineError: files are missing, unreadable, or not those that the manifest describes;
-            `quarantine.json` in `folder` lists them all.
+            `quarantine.json` in a sink's folder lists them all.
         FloatingPointError: an encoder's output does not fit float16.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sizes = [part.num_utterances for part in parts]
-    missing = [i for i in range(len(parts)) if not part_path(folder, i).exists()]
-    num_stored = done = sum(sizes) - sum(sizes[i] for i in missing)
-    observer.progress(stage, done, sum(sizes), "utterances")
-    started = time.perf_counter()
+    folders = [sink.folder for sink in sinks.values()]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(len(parts)) if _open_sinks(sinks, i)]
+    watch = _Progress(stage, parts, missing, observer)
     if num_actors and missing:
-        finished = _over_ray_data(parts, missing, encoder, folder, num_actors, num_gpus)
+        finished = _over_ray_data(parts, missing, encoder, sinks, num_actors, num_gpus)
     else:
-        finished = _in_process(parts, missing, encoder, folder)
+        finished = _in_process(parts, missing, encoder, sinks)
     bad: dict[int, list[BadFile]] = {}
     for number, found in finished:
         if found:
             bad[number] = found
         else:
-            done += sizes[number]
-            observer.progress(stage, done, sum(sizes), "utterances")
-    refuse_bad([file for number in sorted(bad) for file in bad[number]], folder)
-    audio_s = sum(parts[i].audio_s for i in missing)
-    info = Extraction(done - num_stored, num_stored, audio_s, time.perf_counter() - started)
-    if missing or not (folder / EXTRACT_INFO).exists():
-        write_json(folder / EXTRACT_INFO, asdict(info))
-        _log.info(
-            "%s: %d utterances, %.2f h of speech in %.1f s",
-            stage, info.num_utterances, audio_s / 3600, info.seconds,
-        )  # fmt: skip
+            watch.advance(number)
+    refuse_bad([file for number in sorted(bad) for file in bad[number]], folders)
+    info = watch.info()
+    for folder in folders:
+        if missing or not (folder / EXTRACT_INFO).exists():
+            write_json(folder / EXTRACT_INFO, asdict(info))
     return info
 
 
+class _Progress:
+    """Tells how far an extraction is, in utterances and hours of speech."""
+
+    def __init__(
+        self, stage: str, parts: Sequence[Part], missing: Sequence[int], observer: Observer
+    ) -> None:
+        self.stage, self.parts, self.observer = stage, parts, observer
+        sizes = [part.num_utterances for part in parts]
+        self.total = sum(sizes)
+        self.num_stored = self.done = self.total - sum(sizes[i] for i in missing)
+        self.audio_s = 0.0
+        self.started = time.perf_counter()
+        self._tell()
+
+    def advance(self, number: int) -> None:
+        self.done += self.parts[number].num_utterances
+        self.audio_s += self.parts[number].audio_s
+        self._tell()
+
+    def _tell(self) -> None:
+        speed = self.info().times_real_time
+        note = f"{speed / 3600:.3f} h of speech/s" if self.audio_s else ""
+        self.observer.progress(self.stage, self.done, self.total, "utterances", note)
+
+    def info(self) -> Extraction:
+        """Of what is done so far."""
+        seconds = time.perf_counter() - self.started
+        return Extraction(self.done - self.num_stored, self.num_stored, self.audio_s, seconds)
+
+
+def _open_sinks(sinks: Sinks, number: int) -> dict[str, Sink]:
+    """Those that lack a part."""
+    return {
+        name: sink for name, sink in sinks.items() if not part_path(sink.folder, number).exists()
+    }
+
+
 def _in_process(
-    parts: Sequence[Part], missing: Sequence[int], encoder: EncoderSpec, folder: Path
+    parts: Sequence[Part], missing: Sequence[int], encoder: EncoderSpec, sinks: Sinks
 ) -> Finished:
     """Several parts at once, a thread each; threads that share one matrix product wait a lot."""
     if not missing:
@@ -127,33 +154,35 @@ def _in_process(
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             encode = pool.submit(encoder.build).result()  # it computes, so it has one thread too
-            yield from pool.map(lambda i: _work(parts[i], i, encode, folder), missing)
+            yield from pool.map(lambda i: _work(parts[i], i, encode, sinks), missing)
     finally:
         torch.set_num_threads(num_threads)  # what threads that come later will have
 
 
-def _work(part: Part, number: int, encode: Encode, folder: Path) -> tuple[int, list[BadFile]]:
+def _work(part: Part, number: int, encode: Encode, sinks: Sinks) -> tuple[int, list[BadFile]]:
     loaded = part.load()
     if not loaded.bad:
-        _encode_part(encode, loaded.rows, part_path(folder, number))
+        _encode_part(encode, loaded.rows, number, sinks)
     return number, loaded.bad
 
 
-def _encode_part(encode: Encode, rows: Rows, path: Path) -> None:
-    outputs = encode([array for _, array in rows])
-    for (utt_id, _), output in zip(rows, outputs, strict=True):
+def _encode_part(encode: Encode, rows: Rows, number: int, sinks: Sinks) -> None:
+    outputs = encode(rows)
+    utt_ids = [utt_id for utt_id, _ in rows]
+    for utt_id, output in zip(utt_ids, outputs, strict=True):
         for name, values in output.items():
             if not np.isfinite(values).all():
                 raise FloatingPointError(f"{utt_id}: {name} must be finite in float16, it is not")
-    columns = {name: [output[name] for output in outputs] for name in outputs[0]}
-    write_part(path, [utt_id for utt_id, _ in rows], columns)
+    for name, sink in _open_sinks(sinks, number).items():
+        column = {sink.column: [output[name] for output in outputs]}
+        write_part(part_path(sink.folder, number), utt_ids, column)
 
 
 def _over_ray_data(
     parts: Sequence[Part],
     missing: Sequence[int],
     encoder: EncoderSpec,
-    folder: Path,
+    sinks: Sinks,
     num_actors: int,
     num_gpus: float,
 ) -> Finished:
@@ -165,7 +194,7 @@ def _over_ray_data(
         .map(_LoadPart(list(parts)), num_cpus=0.5)
         .map(
             _EncodeActor,
-            fn_constructor_args=(encoder, str(folder)),
+            fn_constructor_args=(encoder, sinks),
             compute=strategy,
             num_cpus=0.5,
             num_gpus=num_gpus,
@@ -199,13 +228,13 @@ class _LoadPart:
 class _EncodeActor:
     """Ray Data actor: a part's arrays to its file; returns the part's number and its bad files."""
 
-    def __init__(self, encoder: EncoderSpec, folder: str) -> None:
+    def __init__(self, encoder: EncoderSpec, sinks: Sinks) -> None:
         torch.set_num_threads(1)
         self.encode = encoder.build()
-        self.folder = Path(folder)
+        self.sinks = sinks
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["bad"] == "[]":
             rows = list(decode_rows(row["utt_ids"], row["blobs"], row))
-            _encode_part(self.encode, rows, part_path(self.folder, int(row["part"])))
+            _encode_part(self.encode, rows, int(row["part"]), self.sinks)
         return {"part": row["part"], "bad": row["bad"]}

@@ -24,22 +24,24 @@ class QuarantineError(InputError):
     """Some files of a corpus cannot be used; what was made of the others is kept."""
 
 
-def refuse_bad(bad: Sequence[BadFile], folder: Path) -> None:
-    """List bad files in `folder` and refuse them; with none, there is no list and no error.
+def refuse_bad(bad: Sequence[BadFile], folders: Sequence[Path]) -> None:
+    """List bad files in each folder and refuse them; with none, there is no list and no error.
 
     Raises:
-        QuarantineError: naming the first files, and the list.
+        QuarantineError: naming the first files, and the first list.
     """
-    path = folder / QUARANTINE
-    if not bad:
-        path.unlink(missing_ok=True)
-        return
-    write_json(path, [asdict(file) for file in bad])
-    raise QuarantineError(
-        *shorten([file.problem for file in bad]),
-        f"{len(bad)} file(s) must be repaired, {path} lists them; then run this again: what was "
-        "extracted from the others is kept",
-    )
+    lists = [folder / QUARANTINE for folder in folders]
+    for path in lists:
+        if bad:
+            write_json(path, [asdict(file) for file in bad])
+        else:
+            path.unlink(missing_ok=True)
+    if bad:
+        raise QuarantineError(
+            *shorten([file.problem for file in bad]),
+            f"{len(bad)} file(s) must be repaired, {lists[0]} lists them; then run this again: "
+            "what was extracted from the others is kept",
+        )
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,5 +1,6 @@
 """Some stages on their own: what ``serkd features`` and ``serkd cluster`` hand out."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,10 @@ from serkd.corpora.folds import Fold, select_folds
 from serkd.corpora.protocols import read_folds
 from serkd.errors import InputError
 from serkd.events import Observer
-from serkd.recipe import build_experiment
+from serkd.features.extract import EXTRACT_INFO
 from serkd.report.results import stage_row, unit_quality
 from serkd.report.run import start_compute, write_json
-from serkd.stages.catalogue import FEATURES, STAGES, list_scales
+from serkd.stages.catalogue import STAGES, list_scales
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import LAYER_ORDER, Artifact, StageStore
@@ -32,41 +33,34 @@ def write_features(
 ) -> dict[str, Any]:
     """Layers of the pre-trained backbone for every utterance, below `out`/layer_<n>.
 
-    Each is the stage `features` of a backbone that is frozen up to that layer, and is stored as
-    such. Returns what about.json says.
+    All that are not stored yet come from one pass. Returns what about.json says.
 
     Raises:
         InputError: no such layer, or `out` has files already.
     """
     require_empty(out)
     fold = read_folds(experiment.corpus, experiment.protocol)[0]  # of which only the corpus counts
-    graphs = {n: Graph(STAGES, _freeze(experiment, n), fold) for n in layers}
-    backbone = next(iter(graphs.values())).backbone
+    graph = Graph(STAGES, experiment, fold)
+    backbone = graph.backbone
     if outside := [n for n in layers if not 0 <= n <= backbone.num_layers]:
         raise InputError(
             f"--layers must be 0 to {backbone.num_layers} for {backbone.name}, got {outside}"
         )
-    store = StageStore(storage)
-    compute = start_compute(experiment, list(graphs.values()), [FEATURES], store)
-    stages = []
-    for layer, graph in graphs.items():
-        artifacts, results = graph.run([FEATURES], store, compute, observer)
-        _link(artifacts[FEATURES], out / f"layer_{layer}")
-        stages += [stage_row(result) for result in results]
+    store, targets = StageStore(storage), [Ref("features", (n,)) for n in layers]
+    compute = start_compute(experiment, [graph], targets, store)
+    artifacts, results = graph.run(targets, store, compute, observer)
+    for ref in targets:
+        _link(artifacts[ref], out / f"layer_{ref.scale[0]}")
+    extraction = json.loads((artifacts[targets[0]].folder / EXTRACT_INFO).read_text("utf-8"))
     about = {
         "what": "features",
         "layers": [f"layer_{n}" for n in layers],
         "backbone": {"name": backbone.name, "weights": backbone.weight_hash},
-        **_about(experiment, storage, fold, graphs[layers[0]], stages),
+        "extraction": extraction,
+        **_about(experiment, storage, [stage_row(result) for result in results]),
     }
     write_json(out / ABOUT, about)
     return about
-
-
-def _freeze(experiment: Experiment, layer: int) -> Experiment:
-    """A backbone frozen up to a layer; `units.layers`, which may not be below, is not read."""
-    values = {"backbone.frozen_layers": layer, "units.layers": [max(1, layer)]}
-    return build_experiment(experiment.model_dump(mode="json"), values, origin="--layers")
 
 
 def write_clusters(
@@ -74,8 +68,7 @@ def write_clusters(
 ) -> dict[str, Any]:
     """Centroids, units and their quality for each scale, below `out`/fold_<f>/layer_<n>_k_<K>.
 
-    The units are those of `serkd run`: of the fine-tuned extractor's hidden states. Returns what
-    about.json says.
+    The units are those of `serkd run`. Returns what about.json says.
 
     Raises:
         InputError: what `Graph.check` refuses, or `out` has files already.
@@ -101,7 +94,7 @@ def write_clusters(
     about = {
         "what": "units",
         "fold_choice": fold_choice,
-        **_about(experiment, storage, folds[0], graphs[0], stages),
+        **_about(experiment, storage, stages),
         "folds": found,
     }
     write_json(out / ABOUT, about)
@@ -110,16 +103,11 @@ def write_clusters(
 
 def scale_folder(fold: Fold, ref: Ref) -> str:
     """Where a fold's units of a scale lie below a folder that holds several."""
-    assert ref.scale is not None
     return f"fold_{fold.name}/layer_{ref.scale[0]}_k_{ref.scale[1]}"
 
 
 def _about(
-    experiment: Experiment,
-    storage: Path,
-    fold: Fold,
-    graph: Graph,
-    stages: Sequence[Mapping[str, Any]],
+    experiment: Experiment, storage: Path, stages: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     return {
         "how_to_read": _READ,

@@ -39,11 +39,10 @@ def evaluate(
 
 def unit_quality(artifacts: Mapping[Ref, Artifact]) -> dict[str, Any]:
     """Per scale "layer/K": what the units' stage found of the training frames."""
-    scales = {ref.scale: artifact for ref, artifact in artifacts.items() if ref.stage == "units"}
     return {
-        f"{scale[0]}/{scale[1]}": _read_json(artifact, "quality.json")
-        for scale, artifact in scales.items()
-        if scale is not None
+        "/".join(map(str, ref.scale)): _read_json(artifact, "quality.json")
+        for ref, artifact in artifacts.items()
+        if ref.stage == "units"
     }
 
 

@@ -48,14 +48,15 @@ class Terminal(Observer):
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+    def progress(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
         if self.current is None or self.current[0] != stage:
             self._clear()
             task = self.bar.add_task(stage, total=total, completed=done, rate="")
             self.current = (stage, task)
         task = self.current[1]
         speed = self.bar.tasks[-1].speed
-        self.bar.update(task, completed=done, rate=f"{speed:.1f} {unit}/s" if speed else unit)
+        rate = f"{speed:.1f} {unit}/s" if speed else unit
+        self.bar.update(task, completed=done, rate=f"{rate}, {note}" if note else rate)
 
     def _clear(self) -> None:
         if self.current is not None:

@@ -103,9 +103,7 @@ def show_units(
 
 def _emotion_tables(artifacts: Mapping[Ref, Artifact]) -> dict[str, np.ndarray]:
     return {
-        f"{ref.scale[0]}/{ref.scale[1]}": load_file(artifact.folder / "quality.safetensors")[
-            "emotion"
-        ]
+        "/".join(map(str, ref.scale)): load_file(artifact.folder / "quality.safetensors")["emotion"]
         for ref, artifact in artifacts.items()
-        if ref.stage == "units" and ref.scale is not None
+        if ref.stage == "units"
     }

@@ -1,7 +1,7 @@
 """The stages of serkd: what each reads, declares, and does."""
 
 from serkd.config import Experiment
-from serkd.stages.context import Ref, Stage
+from serkd.stages.context import Ref, Stage, alone
 from serkd.stages.frames import run_features, run_hidden, run_logmel
 from serkd.stages.models import (
     run_extractor,
@@ -12,14 +12,13 @@ from serkd.stages.models import (
 )
 from serkd.stages.units import run_centroids, run_units
 
-FEATURES, LOGMEL, EXTRACTOR, HIDDEN = (
-    Ref("features"),
-    Ref("logmel"),
-    Ref("extractor"),
-    Ref("hidden"),
-)
-STAGE_1, TEACHER, TEACHER_OUTPUTS = Ref("teacher_units"), Ref("teacher"), Ref("teacher_outputs")
-STUDENT = Ref("student")
+LOGMEL, EXTRACTOR, STAGE_1 = Ref("logmel"), Ref("extractor"), Ref("teacher_units")
+TEACHER, TEACHER_OUTPUTS, STUDENT = Ref("teacher"), Ref("teacher_outputs"), Ref("student")
+
+
+def find_prefix(experiment: Experiment) -> Ref:
+    """The features that models are trained on: the frozen prefix's output."""
+    return Ref("features", (experiment.backbone.frozen_layers,))
 
 
 def list_scales(experiment: Experiment) -> list[tuple[int, int]]:
@@ -38,12 +37,18 @@ def _scaled(stage: str, experiment: Experiment) -> list[Ref]:
     return [Ref(stage, scale) for scale in list_scales(experiment)]
 
 
+def _states(experiment: Experiment, ref: Ref) -> Ref:
+    """The frames that a scale clusters."""
+    stage = "hidden" if experiment.units.source == "extractor" else "features"
+    return Ref(stage, ref.scale[:1])
+
+
 _CUT, _FROZEN, _GENDER = "corpus.max_duration_s", "backbone.frozen_layers", "units.gender_mode"
 
 STAGES: dict[str, Stage] = {
     "features": Stage(
-        version=2,
-        uses=(_CUT, _FROZEN),
+        version=3,
+        uses=(_CUT,),
         inputs=lambda e, r: [],
         fits="none",
         run=run_features,
@@ -55,42 +60,44 @@ STAGES: dict[str, Stage] = {
         uses=(_CUT, "student.logmel"),
         inputs=lambda e, r: [],
         fits="none",
-        run=run_logmel,
+        run=alone(run_logmel),
         reads_audio=True,
     ),
     "extractor": Stage(
         version=1,
         uses=(_FROZEN, "extractor", f"{_GENDER}.has_task", "seed"),
-        inputs=lambda e, r: [FEATURES],
+        inputs=lambda e, r: [find_prefix(e)],
         fits="train+dev",
-        run=run_extractor,
+        run=alone(run_extractor),
         reads_backbone=True,
     ),
     "hidden": Stage(
-        version=2,
-        uses=(_FROZEN, "units.layers"),
-        inputs=lambda e, r: [FEATURES, EXTRACTOR],
+        version=3,
+        uses=(_FROZEN,),
+        inputs=lambda e, r: [find_prefix(e), EXTRACTOR],
         fits="train",
         run=run_hidden,
         reads_backbone=True,
     ),
     "centroids": Stage(
-        version=3,
+        version=4,
         uses=(
+            "units.source",
             "units.max_iterations",
             "units.tolerance",
             "units.max_points",
+            "units.balanced",
             f"{_GENDER}.is_apart",
             "seed",
         ),
-        inputs=lambda e, r: [HIDDEN],
+        inputs=lambda e, r: [_states(e, r)],
         fits="train",
         run=run_centroids,
     ),
     "units": Stage(
-        version=2,
-        uses=(f"{_GENDER}.is_apart", f"{_GENDER}.in_units", "seed"),
-        inputs=lambda e, r: [HIDDEN, Ref("centroids", r.scale)],
+        version=3,
+        uses=("units.source", f"{_GENDER}.is_apart", f"{_GENDER}.in_units", "seed"),
+        inputs=lambda e, r: [_states(e, r), Ref("centroids", r.scale)],
         fits="train",
         run=run_units,
         reads_genders=True,
@@ -98,25 +105,25 @@ STAGES: dict[str, Stage] = {
     "teacher_units": Stage(
         version=1,
         uses=(_FROZEN, "teacher.stage1", f"{_GENDER}.in_units", "seed"),
-        inputs=lambda e, r: [FEATURES, *_scaled("units", e)],
+        inputs=lambda e, r: [find_prefix(e), *_scaled("units", e)],
         fits="train+dev",
-        run=run_teacher_units,
+        run=alone(run_teacher_units),
         reads_backbone=True,
     ),
     "teacher": Stage(
         version=1,
         uses=(_FROZEN, "teacher.stage2", "seed"),
-        inputs=lambda e, r: [FEATURES, STAGE_1],
+        inputs=lambda e, r: [find_prefix(e), STAGE_1],
         fits="train+dev",
-        run=run_teacher,
+        run=alone(run_teacher),
         reads_backbone=True,
     ),
     "teacher_outputs": Stage(
         version=1,
         uses=(_FROZEN, "teacher.stage2"),
-        inputs=lambda e, r: [FEATURES, TEACHER],
+        inputs=lambda e, r: [find_prefix(e), TEACHER],
         fits="train+dev",
-        run=run_teacher_outputs,
+        run=alone(run_teacher_outputs),
         reads_backbone=True,
     ),
     "student": Stage(
@@ -124,6 +131,6 @@ STAGES: dict[str, Stage] = {
         uses=("student", "distill", "curriculum", "meta", "seed"),
         inputs=lambda e, r: [LOGMEL, *([TEACHER_OUTPUTS] if needs_teacher(e) else [])],
         fits="train+dev",
-        run=run_student,
+        run=alone(run_student),
     ),
 }

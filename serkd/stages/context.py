@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +18,25 @@ from serkd.units.actors import Clustering
 
 @dataclass(frozen=True)
 class Ref:
-    """A stage of an experiment; `scale` = (layer, num_clusters) where there is one per scale."""
+    """A stage of an experiment.
+
+    `scale` is () where there is one, (layer,) where there is one per layer, and
+    (layer, num_clusters) where there is one per scale.
+    """
 
     stage: str
-    scale: tuple[int, int] | None = None
+    scale: tuple[int, ...] = ()
+
+    @property
+    def group(self) -> tuple[str, tuple[int, ...]]:
+        """Equal for those that are computed together, in one pass over what they read.
+
+        All layers of the features or hidden states, and all numbers of clusters of a layer.
+        """
+        return self.stage, self.scale[:-1]
 
     def __str__(self) -> str:
-        return self.stage if self.scale is None else f"{self.stage} {self.scale[0]}/{self.scale[1]}"
+        return f"{self.stage} {'/'.join(map(str, self.scale))}".rstrip()
 
 
 @dataclass
@@ -36,38 +49,17 @@ class Compute:
     num_actors: int = 0
     num_gpus: float = 0.0
     device: str = "cpu"
-    clusterings: dict[tuple[str, ...], Clustering] = field(default_factory=dict)
 
-    def clustering(
-        self, folder: Path, column: str, context: "Context", gender: str | None = None
-    ) -> Clustering:
-        """Shards that hold a layer's training frames, kept for the other scales of that layer.
-
-        Those of one gender only have half of the actors and memory: the other's stay beside them.
-        """
-        points, seed = context.config("units.max_points"), context.config("seed")
-        layer = (str(folder), column, context.fold.train_hash, str(points), str(seed))
-        key, share = (*layer, gender or ""), 2 if gender else 1
-        if any((k[:-1], bool(k[-1])) != (layer, bool(gender)) for k in self.clusterings):
-            self.close()  # one layer's frames at a time
-        if key not in self.clusterings:
-            by_id = context.fold.manifest.by_id
-            self.clusterings[key] = Clustering(
-                folder,
-                column,
-                [i for i in context.fold.train if gender in (None, by_id[i].gender)],
-                max_points=points,
-                seed=seed,
-                num_actors=-(-self.num_actors // share),
-                cache_bytes=context.experiment.train.cache_gb * 1e9 / share,
-            )
-        return self.clusterings[key]
+    @cached_property
+    def clustering(self) -> Clustering:
+        """Shards for the frames of one layer after another."""
+        return Clustering(num_actors=self.num_actors)
 
     def close(self) -> None:
-        """End the clustering actors."""
-        for clustering in self.clusterings.values():
-            clustering.close()
-        self.clusterings.clear()
+        """End the clustering actors, if there are any."""
+        if "clustering" in self.__dict__:
+            self.clustering.close()
+            del self.clustering
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,6 @@ class Context:
     work: Path
     compute: Compute
     observer: Observer
-    siblings: tuple[Ref, ...] = ()  # of the same stage, that will be computed next
 
     def __post_init__(self) -> None:
         for artifact in self.inputs.values():
@@ -131,6 +122,7 @@ class Context:
 class Stage:
     """One kind of stage.
 
+    `run` gets those of a group that are missing (see `Ref.group`), one where it has no scale.
     `version` is raised by hand when the code's results change. `uses` are dotted config paths.
     `fits` says what it, or the models that it reads, learned from: labels of no utterances, of
     train, or of train and dev.
@@ -140,7 +132,17 @@ class Stage:
     uses: tuple[str, ...]
     inputs: Callable[[Experiment, Ref], Sequence[Ref]]
     fits: Literal["none", "train", "train+dev"]
-    run: Callable[[Context], None]
+    run: Callable[[Sequence[Context]], None]
     reads_audio: bool = False
     reads_backbone: bool = False
     reads_genders: bool = False  # of all utterances, where units say gender
+
+
+def alone(run: Callable[[Context], None]) -> Callable[[Sequence[Context]], None]:
+    """The function of a stage that has no scale."""
+
+    def run_only(contexts: Sequence[Context]) -> None:
+        (context,) = contexts
+        run(context)
+
+    return run_only

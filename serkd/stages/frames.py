@@ -7,16 +7,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from serkd.features.extract import (
-    EncoderSpec,
-    LogMelEncoder,
-    Part,
-    PrefixEncoder,
-    SuffixEncoder,
-    extract_frames,
-    split_audio,
-    split_frames,
-)
+from serkd.features.encoders import EncoderSpec, LogMelEncoder, PrefixEncoder, SuffixEncoder
+from serkd.features.extract import Sink, extract_frames
+from serkd.features.parts import Part, split_audio, split_frames
 from serkd.stages.context import Context
 
 
@@ -24,15 +17,26 @@ def prefix_column(context: Context) -> str:
     return f"layer_{context.config('backbone.frozen_layers')}"
 
 
-def _extract(context: Context, parts: Sequence[Part], encoder: EncoderSpec) -> None:
+def extract(
+    contexts: Sequence[Context],
+    parts: Sequence[Part],
+    encoder: EncoderSpec,
+    outputs: Sequence[str],
+    column: str | None = None,
+) -> None:
+    """Write each output of an encoder as a column, by default of its name, of its own stage."""
+    first = contexts[0]
     extract_frames(
-        str(context.ref),
+        str(first.ref) if len(contexts) == 1 else first.ref.stage,
         parts,
         encoder,
-        context.folder,
-        num_actors=context.compute.num_actors,
-        num_gpus=context.compute.num_gpus,
-        observer=context.observer,
+        {
+            name: Sink(context.folder, column or name)
+            for name, context in zip(outputs, contexts, strict=True)
+        },
+        num_actors=first.compute.num_actors,
+        num_gpus=first.compute.num_gpus,
+        observer=first.observer,
     )
 
 
@@ -41,32 +45,32 @@ def _audio_parts(context: Context) -> list[Part]:
     return split_audio(utterances, context.config("corpus.max_duration_s"))
 
 
-def run_features(context: Context) -> None:
-    """Every utterance's output of the frozen prefix."""
-    frozen = context.config("backbone.frozen_layers")
-    encoder = PrefixEncoder(context.backbone, frozen, context.compute.device)
-    _extract(context, _audio_parts(context), encoder)
+def run_features(contexts: Sequence[Context]) -> None:
+    """Layers of the pre-trained backbone for every utterance, from one pass."""
+    layers, context = list_layers(contexts), contexts[0]
+    encoder = PrefixEncoder(context.backbone, max(layers), context.compute.device, layers)
+    extract(contexts, _audio_parts(context), encoder, [f"layer_{n}" for n in layers])
 
 
 def run_logmel(context: Context) -> None:
     """Every utterance's log-mel."""
     settings = context.config("student.logmel")
     encoder = LogMelEncoder(settings.num_mels, settings.frame_rate_hz)
-    _extract(context, _audio_parts(context), encoder)
+    extract([context], _audio_parts(context), encoder, ["logmel"])
 
 
-def run_hidden(context: Context) -> None:
-    """Hidden states of the extractor at the layers to be clustered."""
+def run_hidden(contexts: Sequence[Context]) -> None:
+    """Hidden states of the extractor at the layers to be clustered, from one pass."""
+    layers, context = list_layers(contexts), contexts[0]
     frozen = context.config("backbone.frozen_layers")
-    encoder = SuffixEncoder(
-        context.backbone,
-        frozen,
-        read_suffix(context.fitted_file("extractor", "model.safetensors")),
-        context.config("units.layers"),
-        context.compute.device,
-    )
+    suffix = read_suffix(context.fitted_file("extractor", "model.safetensors"))
+    encoder = SuffixEncoder(context.backbone, frozen, suffix, layers, context.compute.device)
     parts = split_frames(context.input("features").folder, f"layer_{frozen}")
-    _extract(context, parts, encoder)
+    extract(contexts, parts, encoder, [f"layer_{n}" for n in layers])
+
+
+def list_layers(contexts: Sequence[Context]) -> tuple[int, ...]:
+    return tuple(context.ref.scale[0] for context in contexts)
 
 
 def read_suffix(path: Path) -> dict[str, Tensor]:

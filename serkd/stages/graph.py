@@ -3,7 +3,8 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,7 +96,7 @@ class Graph:
                 "config": used_values(self.experiment, stage.uses),
                 "inputs": [self.key(used) for used in self.inputs(ref)],
             }
-            if ref.scale is not None:
+            if ref.scale:
                 found["scale"] = list(ref.scale)
             if stage.reads_audio:
                 found["audio"] = self.fold.manifest.audio_hash
@@ -115,17 +116,17 @@ class Graph:
         return compute_key(self.fields(ref))
 
     def closure(self, targets: Sequence[Ref]) -> list[Ref]:
-        """The targets and all that they need, inputs first."""
-        ordered: dict[Ref, None] = {}
+        """The targets and all that they need, level by level: inputs first, groups together."""
+        levels: dict[Ref, int] = {}
 
-        def visit(ref: Ref) -> None:
-            for used in self.inputs(ref):
-                visit(used)
-            ordered.setdefault(ref)
+        def visit(ref: Ref) -> int:
+            if ref not in levels:
+                levels[ref] = 1 + max((visit(used) for used in self.inputs(ref)), default=-1)
+            return levels[ref]
 
         for target in targets:
             visit(target)
-        return list(ordered)
+        return sorted(levels, key=levels.__getitem__)
 
     def run(
         self, targets: Sequence[Ref], store: StageStore, compute: Compute, observer: Observer
@@ -136,82 +137,103 @@ class Graph:
         """
         artifacts: dict[Ref, Artifact] = {}
         results: list[StageResult] = []
-        needed = set(self._needed(targets, store))
-        for ref in self.closure(targets):
+        ordered, needed = self.closure(targets), self._needed(targets, store)
+        computed: set[Ref] = set()
+        for ref in ordered:
             key = self.key(ref)
             found = store.find(ref.stage, key)
-            is_cached = found is not None
             if found is None:
                 if ref not in needed:
                     continue  # a later stage is stored, so nobody reads this one
-                found, is_cached = self._compute(ref, artifacts, store, compute, observer)
+                group = [other for other in ordered if other.group == ref.group]
+                missing = [other for other in group if other in needed]
+                computed |= self._compute(missing, artifacts, store, compute, observer)
+                found = store.get(ref.stage, key)
             if self.stages[ref.stage].fits != "none":
                 found.require_fold(self.fold)
             artifacts[ref] = found
+            is_cached = ref not in computed
             results.append(StageResult(ref, key, is_cached, found.seconds))
             observer.stage(str(ref), key, is_cached=is_cached, seconds=found.seconds)
             if is_cached:
                 _replay(ref, found, observer)
         return artifacts, results
 
-    def _needed(self, targets: Sequence[Ref], store: StageStore) -> Iterator[Ref]:
-        for ref in targets:
-            if store.find(ref.stage, self.key(ref)) is None:
-                yield ref
-                yield from self._needed(self.inputs(ref), store)
+    def _needed(self, targets: Sequence[Ref], store: StageStore) -> set[Ref]:
+        """What is missing of the targets and of what those need."""
+        found: set[Ref] = set()
+        waiting = list(targets)
+        while waiting:
+            ref = waiting.pop()
+            if ref not in found and store.find(ref.stage, self.key(ref)) is None:
+                found.add(ref)
+                waiting += self.inputs(ref)
+        return found
 
     def _compute(
+        self,
+        group: Sequence[Ref],
+        artifacts: Mapping[Ref, Artifact],
+        store: StageStore,
+        compute: Compute,
+        observer: Observer,
+    ) -> set[Ref]:
+        """Compute those of a group that nobody else has by now; returns them."""
+        with ExitStack() as held:
+            # every process takes them in this order, so that none waits for another in a circle
+            for ref in sorted(group, key=self.key):
+                name, work = f"{ref.stage}-{self.key(ref)}", store.work(ref.stage, self.key(ref))
+                held.enter_context(hold(name, work.with_name(f"{work.name}.lock")))
+            missing = [ref for ref in group if store.find(ref.stage, self.key(ref)) is None]
+            contexts = [self._context(ref, artifacts, store, compute, observer) for ref in missing]
+            if contexts:
+                self._run_group(contexts, store)
+        return set(missing)
+
+    def _context(
         self,
         ref: Ref,
         artifacts: Mapping[Ref, Artifact],
         store: StageStore,
         compute: Compute,
         observer: Observer,
-    ) -> tuple[Artifact, bool]:
-        key, stage = self.key(ref), self.stages[ref.stage]
-        work = store.work(ref.stage, key)
-        with hold(f"{ref.stage}-{key}", work.with_name(f"{work.name}.lock")):
-            if found := store.find(ref.stage, key):
-                return found, True  # somebody else computed it while we waited
-            inputs = {used: artifacts[used] for used in self.inputs(ref)}
-            context = Context(
-                ref,
-                self.experiment,
-                stage.uses,
-                self.fold,
-                self.backbone,
-                inputs,
-                work,
-                compute,
-                observer,
-                self._siblings(ref, store),
-            )
-            context.folder.mkdir(parents=True, exist_ok=True)
-            started = time.perf_counter()
-            try:
-                stage.run(context)
-            except QuarantineError:
-                raise  # the good parts stay, and the list of the bad files
-            except InputError:
-                shutil.rmtree(work, ignore_errors=True)  # going on from it would fail again
-                raise
-            is_fitted = stage.fits != "none"
+    ) -> Context:
+        context = Context(
+            ref,
+            self.experiment,
+            self.stages[ref.stage].uses,
+            self.fold,
+            self.backbone,
+            {used: artifacts[used] for used in self.inputs(ref)},
+            store.work(ref.stage, self.key(ref)),
+            compute,
+            observer,
+        )
+        context.folder.mkdir(parents=True, exist_ok=True)
+        return context
+
+    def _run_group(self, contexts: Sequence[Context], store: StageStore) -> None:
+        """Run the stage's function and publish what it made."""
+        stage = self.stages[contexts[0].ref.stage]
+        started = time.perf_counter()
+        try:
+            stage.run(contexts)
+        except QuarantineError:
+            raise  # the good parts stay, and the list of the bad files
+        except InputError:
+            for context in contexts:  # going on from it would fail again
+                shutil.rmtree(context.work, ignore_errors=True)
+            raise
+        is_fitted = stage.fits != "none"
+        for context in contexts:
             info = {
-                "fields": self.fields(ref),
-                "seconds": time.perf_counter() - started,
-                "device": compute.device,
+                "fields": self.fields(context.ref),
+                "seconds": (time.perf_counter() - started) / len(contexts),
+                "device": context.compute.device,
                 "fold": self.fold.name if is_fitted else None,
                 "train_hash": self.fold.train_hash if is_fitted else None,
             }
-            return store.publish(ref.stage, key, context.folder, info), False
-
-    def _siblings(self, ref: Ref, store: StageStore) -> tuple[Ref, ...]:
-        """The other scales of a layer that are missing too: they can share the work."""
-        if ref.scale is None:
-            return ()
-        layer, counts = ref.scale[0], self.experiment.units.num_clusters
-        others = [Ref(ref.stage, (layer, count)) for count in counts if count != ref.scale[1]]
-        return tuple(r for r in others if store.find(r.stage, self.key(r)) is None)
+            store.publish(context.ref.stage, self.key(context.ref), context.folder, info)
 
 
 def _replay(ref: Ref, artifact: Artifact, observer: Observer) -> None:

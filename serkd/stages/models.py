@@ -63,7 +63,7 @@ def run_teacher_units(context: Context) -> None:
         UnitsTask,
         _fold_data(context, "features", prefix_column(context)),
         [context.inputs[ref].folder for ref in scales],
-        [num_units(ref.scale[1], in_units) for ref in scales if ref.scale is not None],
+        [num_units(ref.scale[1], in_units) for ref in scales],
         context.backbone,
         context.config("backbone.frozen_layers"),
         context.config("teacher.stage1"),

@@ -101,6 +101,12 @@ class StageStore:
             return None
         return Artifact(folder, json.loads(path.read_text(encoding="utf-8")))
 
+    def get(self, stage: str, key: str) -> Artifact:
+        """The artifact, which must be there."""
+        found = self.find(stage, key)
+        assert found is not None, f"{stage} {key} was published and is gone"
+        return found
+
     def publish(self, stage: str, key: str, built: Path, info: Mapping[str, Any]) -> Artifact:
         """Move a finished folder to its place, atomically; the work folder goes.
 
@@ -130,9 +136,7 @@ class StageStore:
                 built.rename(target)
         _sync(target.parent)
         shutil.rmtree(self.work(stage, key), ignore_errors=True)
-        found = self.find(stage, key)
-        assert found is not None
-        return found
+        return self.get(stage, key)
 
 
 def _sync(path: Path) -> None:

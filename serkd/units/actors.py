@@ -27,14 +27,17 @@ _MAX_DEATHS = 3  # of one shard's actors; then it is the machine and not chance
 
 
 class Clustering:
-    """The training frames of one layer, over shards that live as long as this object.
+    """Shards that hold the training frames of one layer after another.
 
-    `max_points` keeps a random sample of them, the same one for any number of shards.
-    `cache_bytes` bounds what all shards together keep in memory. An actor that dies is replaced,
-    and the centroids are the same, bit for bit, as if it had not.
+    An actor that dies is replaced, and the centroids are the same, bit for bit, as if it had not.
     """
 
-    def __init__(
+    def __init__(self, *, num_actors: int = 0) -> None:
+        self.num_actors = num_actors
+        self.shards: list[_Shard] = []
+        self.sizes: BlockSizes = {}
+
+    def load(
         self,
         folder: Path,
         column: str,
@@ -42,18 +45,26 @@ class Clustering:
         *,
         max_points: int | None = None,
         seed: int = 0,
-        num_actors: int = 0,
         cache_bytes: float = float("inf"),
     ) -> None:
+        """Take the frames of some utterances, in place of those that were here.
+
+        `max_points` keeps a random sample of them, the same one for any number of shards.
+        `cache_bytes` bounds what all shards together keep in memory.
+        """
         parts = list(enumerate(str(path) for path in list_parts(folder)))
-        count = max(1, min(num_actors, len(parts)))
-        self.shards = [
-            _Shard(dict(parts[i::count]), column, train_ids, cache_bytes / count, count, num_actors)
-            for i in range(count)
+        count = max(1, min(self.num_actors, len(parts)))
+        while len(self.shards) < count:
+            self.shards.append(_Shard(count) if self.num_actors else _Shard(0))
+        keep = ray.put(list(train_ids)) if self.num_actors else train_ids
+        share, size = cache_bytes / count, len(self.shards)
+        # those that a smaller layer does not need have nothing
+        dealt = [dict(parts[i::count]) if i < count else {} for i in range(size)]
+        pending = [
+            shard.begin("load", mine, column, keep, share)
+            for shard, mine in zip(self.shards, dealt, strict=True)
         ]
-        self.sizes: BlockSizes = {}
-        self._fitted: dict[tuple[int, int, float, int], Fitted] = {}
-        self._note(self._call("load"))
+        self._note(self._end(pending))
         if max_points is not None and max_points < self.num_frames:
             rng = np.random.default_rng(seed)
             indices = np.sort(rng.choice(self.num_frames, max_points, replace=False))
@@ -68,44 +79,40 @@ class Clustering:
         self.sizes = {n: found[n] for n in sorted(found) if found[n][0]}
 
     def _call(self, method: str, *arguments: object) -> list[Any]:
-        pending = [shard.begin(method, *arguments) for shard in self.shards]
+        return self._end([shard.begin(method, *arguments) for shard in self.shards])
+
+    def _end(self, pending: Sequence["_Call"]) -> list[Any]:
         return [shard.end(call) for shard, call in zip(self.shards, pending, strict=True)]
 
     def close(self) -> None:
         """End the actors."""
         for shard in self.shards:
             shard.close()
+        self.shards.clear()
 
     def fit(
         self,
-        num_clusters: int,
+        scales: Sequence[int],
         *,
         max_iterations: int,
         tolerance: float,
         seed: int,
-        also: Sequence[int] = (),
-    ) -> Fitted:
-        """Fit one scale.
-
-        `also` are numbers of clusters that will be asked for next: they are fitted in the same
-        passes over the frames and kept. Each result is that of a fit alone.
+        balanced: bool = False,
+    ) -> dict[int, Fitted]:
+        """Fit several numbers of clusters in the same passes; each result is that of a fit alone.
 
         Raises:
             InputError: fewer training frames than clusters.
         """
-        settings = (max_iterations, tolerance, seed)
-        if (num_clusters, *settings) not in self._fitted:
-            wanted = [k for k in {num_clusters, *also} if (k, *settings) not in self._fitted]
-            fitted = fit_lloyd(
-                lambda centroids: merge_sums(self._call("add", centroids)),
-                {k: self._start(k, seed) for k in sorted(wanted)},
-                squares=sum(squares for _, squares in self.sizes.values()),
-                max_iterations=max_iterations,
-                tolerance=tolerance,
-                seed=seed,
-            )
-            self._fitted |= {(k, *settings): found for k, found in fitted.items()}
-        return self._fitted[num_clusters, *settings]
+        return fit_lloyd(
+            lambda codebooks: merge_sums(self._call("add", codebooks)),
+            {k: self._start(k, seed) for k in sorted(scales)},
+            squares=sum(squares for _, squares in self.sizes.values()),
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            seed=seed,
+            balanced=balanced,
+        )
 
     def _start(self, num_clusters: int, seed: int) -> np.ndarray:
         """Found by the first shard: the sample does not pass through this process."""
@@ -127,7 +134,7 @@ class Clustering:
 
 
 class _Call:
-    """A method under way: its name, arguments, and result (or the reference to it)."""
+    """A method under way: its name, arguments, and result (or, until it ends, the reference)."""
 
     def __init__(self, method: str, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ANN401
         self.method, self.arguments, self.result = method, arguments, result
@@ -136,30 +143,23 @@ class _Call:
 class _Shard:
     """Calls a shard that is here, or one in an actor that is replaced when it dies."""
 
-    def __init__(
-        self,
-        parts: dict[int, str],
-        column: str,
-        keep: Sequence[str],
-        cache_bytes: float,
-        num_shards: int,
-        num_actors: int,
-    ) -> None:
-        self.settings = (parts, column, keep, cache_bytes)
-        self.local = None if num_actors else Shard(*self.settings)
+    def __init__(self, num_shards: int) -> None:
+        """`num_shards` is how many share the cluster; 0 = this one is here."""
+        self.local = None if num_shards else Shard()
         self.actor: Any = None
-        self.limits: _Call | None = None
+        self.state: list[_Call] = []  # what another actor has to be told first
         self.num_deaths = 0
-        if num_actors:
+        if num_shards:
             gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= num_shards else 0.0
             self.options = {"num_cpus": _ACTOR_CPUS, "num_gpus": gpus}
-            self.settings = (parts, column, ray.put(list(keep)), cache_bytes)
             self._create()
 
     def _create(self) -> None:
-        self.actor = ray.remote(ShardActor).options(**self.options).remote(*self.settings)
+        self.actor = ray.remote(ShardActor).options(**self.options).remote()
 
     def begin(self, method: str, *arguments: Any) -> _Call:  # noqa: ANN401
+        if method == "load":
+            self.num_deaths = 0
         if self.local is not None:
             return _Call(method, arguments, getattr(self.local, method)(*arguments))
         return _Call(method, arguments, getattr(self.actor, method).remote(*arguments))
@@ -178,15 +178,16 @@ class _Shard:
 
     def end(self, call: _Call) -> Any:  # noqa: ANN401
         """The result of a call."""
-        if call.method == "restrict":
-            self.limits = call
-        if self.local is not None:
-            return call.result
-        while True:
+        while self.local is None:
             try:
-                return ray.get(call.result)
+                call.result = ray.get(call.result)
+                break
             except RayActorError as error:
                 self._replace(call, error)
+        if call.method in ("load", "restrict"):
+            before = [] if call.method == "load" else self.state
+            self.state = [*before, call]
+        return call.result
 
     def _replace(self, call: _Call, error: RayActorError) -> None:
         """A new actor with the same frames; its first pass adds all of them, to the same bits."""
@@ -195,10 +196,8 @@ class _Shard:
             raise error
         logger.warning("a clustering actor died in %s and is replaced", call.method)
         self._create()
-        if call.method != "load":
-            self.actor.load.remote()
-        if self.limits is not None and call.method != "restrict":
-            self.actor.restrict.remote(*self.limits.arguments)
+        for told in self.state if call.method != "load" else ():
+            getattr(self.actor, told.method).remote(*told.arguments)
         call.result = getattr(self.actor, call.method).remote(*call.arguments)
 
     def close(self) -> None:

@@ -1,54 +1,67 @@
-"""Frames to units: one id per frame and scale."""
+"""Frames to units: one id per frame, for all scales of a layer at once."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
 
+import faiss
 import numpy as np
 
-from serkd.events import Observer
-from serkd.features.store import list_parts, part_path, read_part, write_part
+from serkd.features.batching import Columns
+from serkd.features.encoders import Encode
+from serkd.features.parts import Rows
 from serkd.gender import num_units
-from serkd.units.nearest import Nearest
+from serkd.units.nearest import Codebook, Nearest
 
 
-def write_units(
-    folder: Path,
-    column: str,
-    centroids: np.ndarray,
-    genders: Mapping[str, int] | None,
-    out: Path,
-    *,
-    observer: Observer,
-) -> None:
-    """Assign every stored frame to a unit, part by part.
+@dataclass(frozen=True)
+class UnitEncoder:
+    """Builds the encoder of stored frames to units.
 
-    `centroids` is (G, K, D): one codebook for all utterances (G = 1), or one a gender (G = 2).
-    `genders` maps an utterance to its slot; its units are cluster + K · slot, or the cluster where
-    there are no genders. The parts below `out` get a column ``units`` of (F,) int16, or int32
-    where ids need it. A part that exists is skipped.
+    `books` maps an output's name to the codebooks of a scale: one for all utterances, or one a
+    gender. `genders` maps an utterance to its slot; its units are cluster + K · slot, or the
+    cluster where there are no genders. Outputs are (F,) int16, or int32 where ids need it.
     """
-    num_books, num_clusters, _ = centroids.shape
-    books = [Nearest(book) for book in centroids]
-    most = num_units(num_clusters, "no" if genders is None else "known")
-    dtype = np.int16 if most <= np.iinfo(np.int16).max else np.int32
-    parts = list_parts(folder)
-    for number, path in enumerate(parts):
-        target = part_path(out, number)
-        if not target.exists():
-            rows = list(read_part(path, column))
-            slots = [0 if genders is None else genders[utt_id] for utt_id, _ in rows]
-            units: list[np.ndarray] = [np.zeros(0, dtype)] * len(rows)
-            for slot in set(slots):
-                mine = [row for row, of in enumerate(slots) if of == slot]
-                nearest = books[slot if num_books > 1 else 0]
-                found = _assign(nearest, [rows[row][1] for row in mine])
-                for row, clusters in zip(mine, found, strict=True):
-                    units[row] = (clusters + num_clusters * slot).astype(dtype)
-            write_part(target, [utt_id for utt_id, _ in rows], {"units": units})
-        observer.progress("units", number + 1, len(parts), "parts")
+
+    books: Mapping[str, Sequence[Codebook]]
+    genders: Mapping[str, int] | None
+
+    def build(self) -> Encode:
+        scales = {name: _Scale(books, self.genders) for name, books in self.books.items()}
+        # a GPU's index serves one thread at a time
+        turn: AbstractContextManager[Any] = Lock() if faiss.get_num_gpus() else nullcontext()
+
+        def encode(rows: Rows) -> list[Columns]:
+            faiss.omp_set_num_threads(1)  # of this thread's searches: parts run side by side
+            with turn:
+                found = {name: scale.assign(rows) for name, scale in scales.items()}
+            return [{name: units[row] for name, units in found.items()} for row in range(len(rows))]
+
+        return encode
 
 
-def _assign(nearest: Nearest, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The nearest centroid of each frame, (F,) for each (F, D)."""
-    ends = np.cumsum([len(array) for array in arrays])
-    return np.split(nearest.assign(np.concatenate(arrays)), ends[:-1])
+class _Scale:
+    """The codebooks of one scale."""
+
+    def __init__(self, books: Sequence[Codebook], genders: Mapping[str, int] | None) -> None:
+        self.books = [Nearest(book.centroids, book.prices) for book in books]
+        self.genders = genders
+        self.num_clusters = len(books[0].centroids)
+        most = num_units(self.num_clusters, "no" if genders is None else "known")
+        self.dtype = np.int16 if most <= np.iinfo(np.int16).max else np.int32
+
+    def assign(self, rows: Rows) -> list[np.ndarray]:
+        """(F,) for the (F, D) of each row."""
+        slots = [0 if self.genders is None else self.genders[utt_id] for utt_id, _ in rows]
+        units = [np.zeros(0, self.dtype)] * len(rows)
+        for slot in set(slots):
+            mine = [row for row, of in enumerate(slots) if of == slot]
+            nearest = self.books[slot if len(self.books) > 1 else 0]
+            arrays = [rows[row][1] for row in mine]
+            ends = np.cumsum([len(array) for array in arrays])
+            found = np.split(nearest.assign(np.concatenate(arrays)), ends[:-1])
+            for row, clusters in zip(mine, found, strict=True):
+                units[row] = (clusters + self.num_clusters * slot).astype(self.dtype)
+        return units

@@ -12,6 +12,7 @@ import torch
 
 from serkd.features.store import decode_rows, read_layout, read_part
 from serkd.units.kmeans import Sums, Tally, add_blocks, square_sum
+from serkd.units.nearest import Codebook
 from serkd.units.seeding import seed_centroids
 
 Rows = list[tuple[str, np.ndarray]]
@@ -21,21 +22,28 @@ BlockSizes = dict[int, tuple[int, float]]  # frames and sum of squares of each b
 class Shard:
     """The training frames of some parts; `cache` maps a part's number to (N, D) float16."""
 
-    def __init__(
-        self, parts: Mapping[int, str], column: str, keep: Sequence[str], cache_bytes: float
-    ) -> None:
-        self.parts = {number: Path(path) for number, path in parts.items()}
-        self.column = column
-        self.keep = frozenset(keep)
-        self.cache_bytes = cache_bytes
+    def __init__(self) -> None:
+        self.parts: dict[int, Path] = {}
+        self.column = ""
+        self.keep: frozenset[str] = frozenset()
+        self.cache_bytes = 0.0
         self.cache: dict[int, np.ndarray] = {}
         self.streamed: list[int] = []  # parts that do not fit
         self.chosen: dict[int, np.ndarray] | None = None  # rows of each block; None = all
         self.tallies: dict[int, Tally] = {}
 
-    def load(self) -> BlockSizes:
-        """Read the parts; returns the size of each block."""
-        return dict(self._take(number, self._read(number)) for number in self.parts)
+    def load(
+        self, parts: Mapping[int, str], column: str, keep: Sequence[str], cache_bytes: float
+    ) -> BlockSizes:
+        """Read the parts and forget what was here before; returns the size of each block."""
+        self.cache, self.streamed, self.chosen, self.tallies = {}, [], None, {}
+        self.parts = {number: Path(path) for number, path in parts.items()}
+        self.column, self.keep, self.cache_bytes = column, frozenset(keep), cache_bytes
+        return dict(self._take(number, block) for number, block in self._read_all())
+
+    def _read_all(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Every part once, in any order."""
+        return ((number, self._read(number)) for number in self.parts)
 
     def _read(self, number: int) -> np.ndarray:
         return self._join(list(read_part(self.parts[number], self.column)))
@@ -84,18 +92,19 @@ class Shard:
         rows = {n: block for part in found for n, block in part.items()}
         return seed_centroids(np.concatenate([rows[n] for n in sorted(rows)]), num_clusters, seed)
 
-    def add(self, centroids: Mapping[int, np.ndarray]) -> dict[int, Sums]:
+    def add(self, codebooks: Mapping[int, Codebook]) -> dict[int, Sums]:
         """One pass: see `add_blocks`."""
-        return add_blocks(self.blocks(), centroids, self.tallies)
+        return add_blocks(self.blocks(), codebooks, self.tallies)
 
 
 class ShardActor(Shard):
     """A shard in its own process, fed by Ray Data."""
 
-    def load(self) -> BlockSizes:
-        """Stream the parts once into the cache."""
+    def _read_all(self) -> Iterator[tuple[int, np.ndarray]]:
         faiss.omp_set_num_threads(1)
         torch.set_num_threads(1)
+        if not self.parts:
+            return
         numbers = {str(path): number for number, path in self.parts.items()}
         missing = {n: _num_rows(path) for n, path in self.parts.items()}
         rows: dict[int, Rows] = {number: [] for number in self.parts}
@@ -103,7 +112,6 @@ class ShardActor(Shard):
             list(numbers), columns=["utt_id", self.column], include_paths=True
         )
         layout = read_layout(next(iter(self.parts.values())))[self.column]
-        sizes: BlockSizes = {}
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             utt_ids, blobs = batch["utt_id"].to_pylist(), batch[self.column]
             decoded = decode_rows(utt_ids, [blob.as_buffer() for blob in blobs], layout)
@@ -113,8 +121,7 @@ class ShardActor(Shard):
                 if utt_id in self.keep:
                     rows[number].append((utt_id, frames.copy()))
                 if not missing[number]:  # the whole part has come
-                    sizes |= [self._take(number, self._join(rows.pop(number)))]
-        return sizes
+                    yield number, self._join(rows.pop(number))
 
 
 def _num_rows(path: Path) -> int:

@@ -16,20 +16,17 @@ from serkd.corpora.manifest import Manifest, Utterance
 from serkd.events import Observer
 from serkd.features import parts as parts_module
 from serkd.features.backbone import Prefix, Suffix, find_backbone
-from serkd.features.encoders import Encode
-from serkd.features.extract import (
-    EXTRACT_INFO,
-    AudioPart,
+from serkd.features.batching import Columns
+from serkd.features.encoders import (
+    Encode,
     EncoderSpec,
     LogMelEncoder,
-    Part,
     PrefixEncoder,
     SuffixEncoder,
-    extract_frames,
-    split_audio,
-    split_frames,
 )
+from serkd.features.extract import EXTRACT_INFO, Sink, extract_frames
 from serkd.features.logmel import compute_logmel
+from serkd.features.parts import AudioPart, Part, Rows, split_audio, split_frames
 from serkd.features.store import list_parts, part_path, read_frames
 
 _MANY, _LONG = parts_module._MAX_PART_UTTERANCES, parts_module._PART_SAMPLES
@@ -45,11 +42,12 @@ def _run(
     parts: Sequence[Part],
     encoder: EncoderSpec,
     folder: Path,
+    output: str,
     num_actors: int = 0,
     observer: Observer | None = None,
 ) -> None:
     extract_frames(
-        "test", parts, encoder, folder,
+        "test", parts, encoder, {output: Sink(folder, output)},
         num_actors=num_actors, num_gpus=0.0, observer=observer or Observer(),
     )  # fmt: skip
 
@@ -77,13 +75,13 @@ class CountingEncoder:
     die_at: int | None = None
 
     def build(self) -> Encode:
-        def encode(waveform: np.ndarray) -> dict[str, np.ndarray]:
+        def encode(waveform: np.ndarray) -> Columns:
             if len(self.calls) == self.die_at:
                 raise KeyboardInterrupt
             self.calls.append(len(waveform))
             return {"x": np.array([[waveform.mean(), waveform.std()]], np.float16)}
 
-        return lambda waveforms: [encode(waveform) for waveform in waveforms]
+        return lambda rows: [encode(waveform) for _, waveform in rows]
 
 
 class Record(Observer):
@@ -92,13 +90,13 @@ class Record(Observer):
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
 
-    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+    def progress(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
         self.seen.append((done, total))
 
 
 def test_stored_log_mel_is_the_log_mel_of_the_file(manifest: Manifest, tmp_path: Path) -> None:
     parts = [AudioPart(manifest.utterances, 1.5)]
-    _run(parts, LogMelEncoder(40, 50), tmp_path)
+    _run(parts, LogMelEncoder(40, 50), tmp_path, "logmel")
     frames = read_frames(tmp_path, "logmel")
     assert frames.utt_ids == tuple(u.utt_id for u in manifest.utterances)
     for i, utterance in enumerate(manifest.utterances):
@@ -114,12 +112,12 @@ def test_ray_data_writes_the_same_bytes_as_one_process(
     here, there = tmp_path / "here", tmp_path / "ray"
     # Ray's actors have one thread each, this process may have any number
     prefix = PrefixEncoder(backbone, 1, "cpu")
-    _run(parts, prefix, here / "prefix")
-    _run(parts, prefix, there / "prefix", num_actors=2)
+    _run(parts, prefix, here / "prefix", "layer_1")
+    _run(parts, prefix, there / "prefix", "layer_1", num_actors=2)
     weights = {k: v + 0.01 for k, v in Suffix(backbone, 1).state_dict().items()}
-    suffix = SuffixEncoder(backbone, 1, weights, (1, 2), "cpu")
+    suffix = SuffixEncoder(backbone, 1, weights, (2,), "cpu")
     frames = split_frames(here / "prefix", "layer_1")
-    _run(frames, suffix, here / "suffix")
+    _run(frames, suffix, here / "suffix", "layer_2")
     # a run over Ray that was interrupted after two parts
     (there / "suffix").mkdir()
     for number in (0, 2):
@@ -127,7 +125,7 @@ def test_ray_data_writes_the_same_bytes_as_one_process(
         kept.write_bytes(part_path(here / "suffix", number).read_bytes())
     inodes = {path: path.stat().st_ino for path in list_parts(there / "suffix")}
     watch = Record()
-    _run(frames, suffix, there / "suffix", num_actors=1, observer=watch)
+    _run(frames, suffix, there / "suffix", "layer_2", num_actors=1, observer=watch)
     for stage in ("prefix", "suffix"):
         assert len(_bytes(here / stage)) == len(parts) == 4
         assert _bytes(there / stage) == _bytes(here / stage)
@@ -140,13 +138,13 @@ def test_suffix_frames_are_those_of_the_fine_tuned_weights(
 ) -> None:
     backbone = find_backbone("tiny-hubert")
     parts = [AudioPart(manifest.utterances[:3], 30.0)]
-    _run(parts, PrefixEncoder(backbone, 1, "cpu"), tmp_path / "prefix")
+    _run(parts, PrefixEncoder(backbone, 1, "cpu"), tmp_path / "prefix", "layer_1")
     tuned = Suffix(backbone, 1).eval()
     with torch.no_grad():
         for parameter in tuned.parameters():
             parameter.mul_(1.1)
     encoder = SuffixEncoder(backbone, 1, tuned.state_dict(), (2,), "cpu")
-    _run(split_frames(tmp_path / "prefix", "layer_1"), encoder, tmp_path / "hidden")
+    _run(split_frames(tmp_path / "prefix", "layer_1"), encoder, tmp_path / "hidden", "layer_2")
     found = read_frames(tmp_path / "hidden", "layer_2")
     prefix = Prefix(backbone, 1)
     for i, utterance in enumerate(manifest.utterances[:3]):
@@ -159,14 +157,14 @@ def test_suffix_frames_are_those_of_the_fine_tuned_weights(
 
 def test_a_restart_computes_only_what_is_missing(manifest: Manifest, tmp_path: Path) -> None:
     parts, encoder = _parts(manifest), LogMelEncoder(20, 50)
-    _run(parts, encoder, tmp_path)
+    _run(parts, encoder, tmp_path, "logmel")
     before = _bytes(tmp_path)
     inodes = {path: path.stat().st_ino for path in list_parts(tmp_path)}
     for number in (1, 3):
         part_path(tmp_path, number).unlink()
     # parts that are there must not be written again, even by another encoder
     other, watch = LogMelEncoder(10, 50), Record()
-    _run(parts, other, tmp_path, observer=watch)
+    _run(parts, other, tmp_path, "logmel", observer=watch)
     assert watch.seen == [(24, 48), (36, 48), (48, 48)]
     for number in (0, 2):
         path = part_path(tmp_path, number)
@@ -174,7 +172,7 @@ def test_a_restart_computes_only_what_is_missing(manifest: Manifest, tmp_path: P
         assert path.read_bytes() == before[path.name]
     for number in (1, 3):
         part_path(tmp_path, number).unlink()
-    _run(parts, encoder, tmp_path)
+    _run(parts, encoder, tmp_path, "logmel")
     assert _bytes(tmp_path) == before
 
 
@@ -184,18 +182,57 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(
 ) -> None:
     parts = _parts(manifest)
     whole = CountingEncoder()
-    _run(parts, whole, tmp_path / "whole")
+    _run(parts, whole, tmp_path / "whole", "x")
     dying = CountingEncoder(die_at=2 * 12 + 5)
     with pytest.raises(KeyboardInterrupt):
-        _run(parts, dying, tmp_path / "again")
+        _run(parts, dying, tmp_path / "again", "x")
     assert set(_bytes(tmp_path / "again")) == {f"part-0000{i}.parquet" for i in (0, 1)}
     second = CountingEncoder()
-    _run(parts, second, tmp_path / "again")
+    _run(parts, second, tmp_path / "again", "x")
     assert len(second.calls) == len(manifest.utterances) - 2 * 12
     assert _bytes(tmp_path / "again") == _bytes(tmp_path / "whole")
     third = CountingEncoder()
-    _run(parts, third, tmp_path / "again")
+    _run(parts, third, tmp_path / "again", "x")
     assert third.calls == []
+
+
+@dataclass(frozen=True)
+class TwoOutputs:
+    """Two outputs of each utterance; `calls` counts utterances."""
+
+    calls: list[str] = field(default_factory=list)
+
+    def build(self) -> Encode:
+        def encode(rows: Rows) -> list[Columns]:
+            self.calls.extend(utt_id for utt_id, _ in rows)
+            found = [np.array([[array.std()]], np.float16) for _, array in rows]
+            return [{"plus": one, "minus": -one} for one in found]
+
+        return encode
+
+
+def test_outputs_of_one_pass_lie_apart_and_only_what_lacks_is_written(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    parts, encoder = _parts(manifest), TwoOutputs()
+    sinks = {"plus": Sink(tmp_path / "a", "x"), "minus": Sink(tmp_path / "b", "x")}
+
+    def run() -> None:
+        extract_frames(
+            "test", parts, encoder, sinks, num_actors=0, num_gpus=0.0, observer=Observer()
+        )
+
+    run()
+    plus, minus = (read_frames(tmp_path / name, "x") for name in "ab")
+    assert plus.utt_ids == minus.utt_ids == tuple(u.utt_id for u in manifest.utterances)
+    assert np.array_equal(plus.values, -minus.values) and plus.values.any()
+    inode = part_path(tmp_path / "a", 1).stat().st_ino
+    part_path(tmp_path / "b", 1).unlink()
+    encoder.calls.clear()
+    run()
+    assert sorted(encoder.calls) == [u.utt_id for u in manifest.utterances[12:24]]
+    assert part_path(tmp_path / "a", 1).stat().st_ino == inode
+    assert np.array_equal(read_frames(tmp_path / "b", "x").values, minus.values)
 
 
 @dataclass(frozen=True)
@@ -207,7 +244,7 @@ class OverflowingEncoder:
     def build(self) -> Encode:
         with np.errstate(over="ignore"):
             frame = np.array([[self.value]]).astype(np.float16)
-        return lambda waveforms: [{"x": frame} for _ in waveforms]
+        return lambda rows: [{"x": frame} for _ in rows]
 
 
 @pytest.mark.parametrize("value", [1e6, np.nan, -np.inf])
@@ -216,7 +253,7 @@ def test_values_beyond_float16_stop_the_extraction(
 ) -> None:
     first = manifest.utterances[0].utt_id
     with pytest.raises(FloatingPointError, match=f"{first}: x must be finite in float16"):
-        _run(_parts(manifest), OverflowingEncoder(value), tmp_path)
+        _run(_parts(manifest), OverflowingEncoder(value), tmp_path, "x")
     assert list(tmp_path.iterdir()) == []
 
 

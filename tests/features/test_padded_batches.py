@@ -1,7 +1,7 @@
 """What an utterance's frames do not depend on: its batch, its place, the encoder's shortcuts."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from serkd.corpora.audio import read_audio
 from serkd.features import batching, encoders
 from serkd.features.backbone import Backbone, Prefix, Suffix, find_backbone
-from serkd.features.batching import MAX_FRAMES_CPU, encode_batches, plan_batches
-from serkd.features.encoders import Encode, PrefixEncoder, SuffixEncoder
+from serkd.features.batching import MAX_FRAMES_CPU, Columns, encode_batches, plan_batches
+from serkd.features.encoders import EncoderSpec, PrefixEncoder, SuffixEncoder
 from serkd.features.fast import has_fast_linear, speed_up
 
 # of the RMS of an utterance's frames, for its worst frame: float16 keeps 11 bits
@@ -42,11 +42,17 @@ def _backbone(name: str) -> Backbone:
     return find_backbone(str(folder))
 
 
+def _build(encoder: EncoderSpec) -> Callable[[Sequence[np.ndarray]], list[Columns]]:
+    """An encoder of arrays, whose names do not matter here."""
+    encode = encoder.build()
+    return lambda arrays: encode([("", array) for array in arrays])
+
+
 @cache
-def _encoder(name: str) -> Encode:
+def _encoder(name: str) -> Callable[[Sequence[np.ndarray]], list[Columns]]:
     backbone = _backbone(name)
     layers = tuple(range(backbone.num_layers + 1))
-    return PrefixEncoder(backbone, backbone.num_layers, "cpu", layers).build()
+    return _build(PrefixEncoder(backbone, backbone.num_layers, "cpu", layers))
 
 
 def _gap(ours: np.ndarray, reference: np.ndarray) -> float:
@@ -95,7 +101,7 @@ def test_padding_would_be_seen_without_the_mask(name: str, monkeypatch: pytest.M
     # or the tests above could not fail
     monkeypatch.setattr("serkd.features.blocks.frame_mask", lambda lengths, device: None)
     monkeypatch.setattr("serkd.features.backbone.frame_mask", lambda lengths, device: None)
-    encode = PrefixEncoder(_backbone(name), 2, "cpu").build()
+    encode = _build(PrefixEncoder(_backbone(name), 2, "cpu"))
     waveforms = [make_waveform(n, n) for n in (2_400, 9_000)]
     (alone,) = encode(waveforms[:1])
     assert _largest_gap(encode(waveforms)[0], alone) > 10 * TOLERANCE
@@ -107,7 +113,7 @@ def test_padding_would_be_seen_without_the_mask(name: str, monkeypatch: pytest.M
 def test_a_suffix_does_not_depend_on_the_batch(name: str, num_frames: list[int]) -> None:
     backbone = _backbone(name)
     weights = Suffix(backbone, 1).state_dict()
-    encode = SuffixEncoder(backbone, 1, weights, (1, backbone.num_layers), "cpu").build()
+    encode = _build(SuffixEncoder(backbone, 1, weights, (1, backbone.num_layers), "cpu"))
     rng = np.random.default_rng(sum(num_frames))
     arrays = [rng.standard_normal((n, backbone.dim)).astype(np.float16) for n in num_frames]
     for array, ours in zip(arrays, encode(arrays), strict=True):
@@ -122,9 +128,9 @@ def test_one_pass_gives_each_layer_as_its_own_prefix_does(name: str) -> None:
     last = backbone.num_layers
     waveforms = [make_waveform(n, n) for n in (5_000, 12_000)]
     wanted = tuple(range(last))  # a shorter prefix has no final norm
-    together = PrefixEncoder(backbone, last, "cpu", wanted).build()(waveforms)
+    together = _build(PrefixEncoder(backbone, last, "cpu", wanted))(waveforms)
     for layer in wanted:
-        single = PrefixEncoder(backbone, layer, "cpu").build()(waveforms)
+        single = _build(PrefixEncoder(backbone, layer, "cpu"))(waveforms)
         for ours, expected in zip(together, single, strict=True):
             assert list(expected) == [f"layer_{layer}"]
             assert np.array_equal(ours[f"layer_{layer}"], expected[f"layer_{layer}"])
@@ -140,7 +146,7 @@ def test_batch_norm_before_the_positional_convolution_is_never_padded(tmp_path: 
     save_model("hubert_batch_norm", tmp_path)
     backbone = find_backbone(str(tmp_path))
     assert not Prefix(backbone, 1).is_paddable
-    encode = PrefixEncoder(backbone, 2, "cpu").build()
+    encode = _build(PrefixEncoder(backbone, 2, "cpu"))
     waveforms = [make_waveform(n, n) for n in (2_400, 9_000, 2_400)]
     for waveform, ours in zip(waveforms, encode(waveforms), strict=True):
         assert np.array_equal(ours["layer_2"], encode([waveform])[0]["layer_2"])
@@ -206,7 +212,7 @@ def test_the_encoders_bound_their_batches(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(Prefix, "states", watch)
     monkeypatch.setattr(encoders, "MAX_FRAMES_CPU", 120)
-    encode = PrefixEncoder(find_backbone("tiny-hubert"), 0, "cpu").build()
+    encode = _build(PrefixEncoder(find_backbone("tiny-hubert"), 0, "cpu"))
     encode([make_waveform(n) for n in (16_000, 8_000, 48_000, 9_000)])
     assert [batch for batch, _ in sizes] == [2, 1, 1]
     assert all(batch == 1 or batch * frames <= 120 for batch, frames in sizes)
@@ -223,7 +229,7 @@ def test_a_gpu_gets_larger_batches() -> None:
 def test_real_frames_do_not_depend_on_the_batch() -> None:
     backbone = find_backbone(str(_REAL_ENCODER))
     layers = tuple(range(backbone.num_layers + 1))
-    encode = PrefixEncoder(backbone, backbone.num_layers, "cpu", layers).build()
+    encode = _build(PrefixEncoder(backbone, backbone.num_layers, "cpu", layers))
     rng = np.random.default_rng(0)
     clips = rng.choice(sorted(_RAVDESS.iterdir()), 24, replace=False)
     # beside clips of three seconds, pieces of them, so that there is much padding
@@ -242,7 +248,7 @@ def test_real_frames_do_not_depend_on_the_batch() -> None:
 @pytest.mark.parametrize("name", _NAMES)
 def test_frames_of_a_gpu_do_not_depend_on_the_batch(name: str) -> None:
     backbone = _backbone(name)
-    encode = PrefixEncoder(backbone, backbone.num_layers, "cuda").build()
+    encode = _build(PrefixEncoder(backbone, backbone.num_layers, "cuda"))
     waveforms = [make_waveform(n, n) for n in (2_400, 9_000, 24_000)]
     for waveform, ours in zip(waveforms, encode(waveforms), strict=True):
         assert _largest_gap(ours, encode([waveform])[0]) <= TOLERANCE

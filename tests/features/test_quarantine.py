@@ -12,7 +12,9 @@ import soundfile
 from serkd.corpora.manifest import Manifest, Utterance
 from serkd.errors import InputError
 from serkd.events import Observer
-from serkd.features.extract import EXTRACT_INFO, AudioPart, LogMelEncoder, Part, extract_frames
+from serkd.features.encoders import LogMelEncoder
+from serkd.features.extract import EXTRACT_INFO, Sink, extract_frames
+from serkd.features.parts import AudioPart, Part
 from serkd.features.quarantine import QUARANTINE, BadFile, QuarantineError, refuse_bad
 from serkd.features.store import list_parts, part_path, read_frames
 
@@ -27,7 +29,7 @@ _BAD = {3: "missing", 5: "changed", 30: "torn", 40: "empty"}  # parts 0, 2 and 3
 
 def _run(parts: Sequence[Part], folder: Path, num_actors: int = 0) -> None:
     extract_frames(
-        "test", parts, LogMelEncoder(20, 50), folder,
+        "test", parts, LogMelEncoder(20, 50), {"logmel": Sink(folder, "logmel")},
         num_actors=num_actors, num_gpus=0.0, observer=Observer(),
     )  # fmt: skip
 
@@ -107,7 +109,7 @@ def _repair(path: Path) -> None:
 def test_a_long_list_is_shortened_in_the_message_only(tmp_path: Path) -> None:
     bad = [BadFile(f"u{i}", f"/a/{i}.wav", f"/a/{i}.wav: must be there") for i in range(50)]
     with pytest.raises(InputError) as caught:
-        refuse_bad(bad, tmp_path)
+        refuse_bad(bad, [tmp_path])
     lines = str(caught.value).splitlines()
     assert lines[:2] == ["/a/0.wav: must be there", "/a/1.wav: must be there"]
     assert lines[-2] == "... and 30 more"
@@ -117,7 +119,7 @@ def test_a_long_list_is_shortened_in_the_message_only(tmp_path: Path) -> None:
 
 def test_no_bad_file_leaves_no_list(tmp_path: Path) -> None:
     (tmp_path / QUARANTINE).write_text("[]")  # of an earlier run
-    refuse_bad([], tmp_path)
+    refuse_bad([], [tmp_path])
     assert not list(tmp_path.iterdir())
 
 

@@ -26,6 +26,7 @@ from serkd.units.genders import unit_genders
 
 BuildGraph = Callable[..., Graph]
 LAYER, K = 2, 4
+HIDDEN = Ref("hidden", (LAYER,))
 UNITS, CENTROIDS = Ref("units", (LAYER, K)), Ref("centroids", (LAYER, K))
 
 
@@ -84,7 +85,7 @@ def _run(graph: Graph, store: StageStore) -> tuple[Frames, Path, Path]:
 
 def _nearest(graph: Graph, store: StageStore, books: np.ndarray, slots: dict[str, int]) -> Frames:
     """Exact clusters of all utterances, each from the codebook of its slot."""
-    hidden = store.folder("hidden", graph.key(Ref("hidden")))
+    hidden = store.folder("hidden", graph.key(HIDDEN))
     frames = read_frames(hidden, f"layer_{LAYER}")
     ids = [
         cdist(frames[i].astype(np.float64), books[slots[u]].astype(np.float64)).argmin(axis=1)
@@ -125,23 +126,23 @@ def test_per_gender_fits_each_gender_on_its_own_training_frames(
     artifacts, _ = graph.run(
         [CENTROIDS, Ref("centroids", (LAYER, 6))], store, Compute(), Observer()
     )
-    hidden = store.folder("hidden", graph.key(Ref("hidden")))
+    hidden = store.folder("hidden", graph.key(HIDDEN))
     by_id, settings = graph.fold.manifest.by_id, graph.experiment.units
     for slot, gender in enumerate(GENDER_SLOTS):
         mine = [i for i in graph.fold.train if by_id[i].gender == gender]
-        alone = Clustering(hidden, f"layer_{LAYER}", mine)
+        alone = Clustering()
+        alone.load(hidden, f"layer_{LAYER}", mine)
         for ref, artifact in artifacts.items():
             if ref.stage != "centroids":
                 continue
-            assert ref.scale is not None
             found = load_file(artifact.folder / "centroids.safetensors")["centroids"]
+            size = ref.scale[1]
             expected = alone.fit(
-                ref.scale[1],
+                [size],
                 max_iterations=settings.max_iterations,
                 tolerance=settings.tolerance,
                 seed=graph.experiment.seed,
-            )
-            size = ref.scale[1]
+            )[size]
             np.testing.assert_array_equal(
                 found[slot * size : (slot + 1) * size], expected.centroids
             )
@@ -174,7 +175,7 @@ def test_artifacts_say_what_they_are_without_the_program(
     assert same.items() <= fit.items()
     assert same.items() <= units.items()
     assert "0 enters the first layer" in fit["layers"]
-    hidden = read_frames(store.folder("hidden", graph.key(Ref("hidden"))), f"layer_{LAYER}")
+    hidden = read_frames(store.folder("hidden", graph.key(HIDDEN)), f"layer_{LAYER}")
     by_id = graph.fold.manifest.by_id
     of_train = hidden.select(graph.fold.train)
     points = {gender: 0 for gender in GENDER_SLOTS}

@@ -13,8 +13,8 @@ import pytest
 import serkd.stages
 from serkd.errors import InputError, SealedError
 from serkd.events import Observer
-from serkd.stages.catalogue import FEATURES, STAGES, STUDENT, TEACHER_OUTPUTS
-from serkd.stages.context import Compute, Context, Ref
+from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
+from serkd.stages.context import Compute, Context, Ref, alone
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 
@@ -95,7 +95,8 @@ def test_a_missing_stage_brings_back_only_what_it_needs(
     build_graph: BuildGraph, store: StageStore
 ) -> None:
     graph = build_graph()
-    _remove(graph, store, Ref("teacher"), TEACHER_OUTPUTS, Ref("units", (2, 4)), Ref("hidden"))
+    upstream = [Ref("units", (2, 4)), Ref("hidden", (2,))]
+    _remove(graph, store, Ref("teacher"), TEACHER_OUTPUTS, *upstream)
     assert _run(graph, store).computed == ["teacher", "teacher_outputs"]
 
 
@@ -154,7 +155,7 @@ def test_the_record_of_a_stage_gives_back_its_key(
 def _probe(graph: Graph, store: StageStore, ref: Ref, look: Callable[[Context], object]) -> object:
     """Run `look` in the place of a stage's function."""
     seen: list[object] = []
-    stages = {**graph.stages, ref.stage: replace(STAGES[ref.stage], run=lambda c: _note(c))}
+    stages = {**graph.stages, ref.stage: replace(STAGES[ref.stage], run=alone(lambda c: _note(c)))}
 
     def _note(context: Context) -> None:
         seen.append(look(context))
@@ -181,7 +182,7 @@ def test_a_context_refuses_a_key_that_its_stage_does_not_declare(
     assert _probe(graph, store, STUDENT, look) == expected
 
 
-@pytest.mark.parametrize("ref", [FEATURES, Ref("extractor"), STUDENT], ids=str)
+@pytest.mark.parametrize("ref", [Ref("features", (0,)), Ref("extractor"), STUDENT], ids=str)
 def test_no_stage_can_read_a_test_label(
     build_graph: BuildGraph, store: StageStore, ref: Ref
 ) -> None:
@@ -232,3 +233,50 @@ def test_input_that_can_never_work_leaves_no_work_folder(
     with pytest.raises(InputError, match=r"units\.num_clusters must be at most .* got 1000000"):
         graph.run(TARGETS, store, Compute(), Observer())
     assert not [path for path in (store.root / ".work").iterdir() if path.is_dir()]
+
+
+class Progress(Listener):
+    """Notes who told how far it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def progress(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
+        self.told.add(stage)
+
+
+def test_a_layers_scales_and_all_layers_come_from_one_pass(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    graph = build_graph({"units.layers": [1, 2], "units.num_clusters": [4, 8]})
+    scales = [Ref("units", scale) for scale in ((1, 4), (1, 8), (2, 4), (2, 8))]
+    _remove(graph, store, Ref("hidden", (2,)), *scales[2:])
+    heard = Progress()
+    artifacts, _ = graph.run(scales, store, Compute(), heard)
+    # a pass over the frames that makes several stages is named without their scale
+    assert heard.told == {"hidden", "units"}
+    assert heard.computed == [
+        "hidden 1", "hidden 2", "centroids 1/4", "centroids 1/8",
+        "units 1/4", "units 1/8", "units 2/4", "units 2/8",
+    ]  # fmt: skip
+    alone = build_graph({"units.layers": [1], "units.num_clusters": [8]})
+    assert alone.key(scales[1]) == graph.key(scales[1])
+    again = StageStore(store.root.parent / "alone")
+    found, _ = alone.run([scales[1]], again, Compute(), Observer())
+    for name in ("part-00000.parquet", "quality.json"):
+        expected = (artifacts[scales[1]].folder / name).read_bytes()
+        assert (found[scales[1]].folder / name).read_bytes() == expected
+
+
+def test_units_of_the_backbone_need_no_extractor(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    changes = {"units.source": "backbone", "units.layers": [1, 2], "backbone.frozen_layers": 2}
+    graph, scale = build_graph(changes), Ref("units", (1, 8))
+    assert [str(ref) for ref in graph.closure([scale])] == [
+        "features 1", "centroids 1/8", "units 1/8",
+    ]  # fmt: skip
+    artifacts, _ = graph.run([scale], store, Compute(), Observer())
+    about = json.loads((artifacts[scale].folder / "units.json").read_text())
+    assert (about["source"], about["layer"], about["num_units"]) == ("backbone", 1, 8)

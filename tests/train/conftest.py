@@ -14,7 +14,7 @@ from serkd.events import Observer
 from serkd.features.backbone import Backbone
 from serkd.recipe import build_experiment
 from serkd.runtime import set_threads
-from serkd.stages.catalogue import FEATURES, LOGMEL, STAGES, STUDENT, TEACHER_OUTPUTS
+from serkd.stages.catalogue import LOGMEL, STAGES, STUDENT, TEACHER_OUTPUTS
 from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import Artifact, StageStore
@@ -40,7 +40,7 @@ class Stored:
     def build_task(self, name: str, changes: Mapping[str, Any] | None = None) -> Callable[[], Task]:
         """A picklable task builder, with dotted config `changes`."""
         settings = build_experiment(self.experiment.model_dump(mode="json"), changes or {})
-        seed, hidden = settings.seed, self.data(FEATURES, "layer_0")
+        seed, hidden = settings.seed, self.data(Ref("features", (0,)), "layer_0")
         if name == "student":
             return partial(
                 StudentTask,
@@ -64,7 +64,7 @@ class Stored:
                 UnitsTask,
                 hidden,
                 [self.artifacts[ref].folder for ref in scales],
-                [ref.scale[1] for ref in scales if ref.scale is not None],
+                [ref.scale[1] for ref in scales],
                 self.backbone,
                 0,
                 settings.teacher.stage1,

@@ -8,8 +8,11 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from serkd.events import Observer
+from serkd.features.extract import Sink, extract_frames
+from serkd.features.parts import split_frames
 from serkd.features.store import list_parts, part_path, read_frames, write_part
-from serkd.units.assign import write_units
+from serkd.units.assign import UnitEncoder
+from serkd.units.nearest import Codebook
 
 
 def _write_frames(folder: Path) -> dict[str, np.ndarray]:
@@ -28,9 +31,12 @@ def _write_frames(folder: Path) -> dict[str, np.ndarray]:
 def _write_units(
     folder: Path, centroids: np.ndarray, genders: Mapping[str, int] | None = None
 ) -> None:
-    (folder / "units").mkdir(exist_ok=True)
-    hidden, out = folder / "hidden", folder / "units"
-    write_units(hidden, "layer_2", centroids, genders, out, observer=Observer())
+    encoder = UnitEncoder({"units": [Codebook(book) for book in centroids]}, genders)
+    extract_frames(
+        "test", split_frames(folder / "hidden", "layer_2"), encoder,
+        {"units": Sink(folder / "units", "units")},
+        num_actors=0, num_gpus=0.0, observer=Observer(),
+    )  # fmt: skip
 
 
 def test_every_frame_gets_its_nearest_centroid(tmp_path: Path) -> None:

@@ -64,23 +64,19 @@ def _open(
     seed: int = 0,
     cache_bytes: float = float("inf"),
 ) -> Iterator[Clustering]:
-    clustering = Clustering(
-        folder,
-        COLUMN,
-        train_ids,
-        max_points=max_points,
-        seed=seed,
-        num_actors=num_actors,
-        cache_bytes=cache_bytes,
-    )
+    clustering = Clustering(num_actors=num_actors)
     try:
+        clustering.load(
+            folder, COLUMN, train_ids, max_points=max_points, seed=seed, cache_bytes=cache_bytes
+        )
         yield clustering
     finally:
         clustering.close()
 
 
 def _fit(clustering: Clustering, num_clusters: int = 12, seed: int = 0) -> Fitted:
-    return clustering.fit(num_clusters, max_iterations=15, tolerance=1e-4, seed=seed)
+    limits = {"max_iterations": 15, "tolerance": 1e-4, "seed": seed}
+    return clustering.fit([num_clusters], **limits)[num_clusters]
 
 
 def _same(first: Fitted, second: Fitted) -> bool:
@@ -209,19 +205,31 @@ def test_what_does_not_fit_is_read_again_and_changes_nothing(
 def test_scales_fitted_in_the_same_passes_are_those_of_fits_alone(tmp_path: Path) -> None:
     folder, scales = _write(tmp_path / "a", _make_frames()), (2, 12, 40)
     limits = {"max_iterations": 15, "tolerance": 1e-4, "seed": 3}
-    alone = []
-    for num_clusters in scales:
-        with _open(folder) as clustering:
-            alone.append(clustering.fit(num_clusters, **limits))
     with _open(folder) as clustering:
-        first = clustering.fit(12, also=[2, 40], **limits)
-        # the others are there already: nothing is read for them
-        for number in clustering.sizes:
-            part_path(folder, number).unlink()
-        clustering.shards[0].close()
-        together = [clustering.fit(num_clusters, **limits) for num_clusters in scales]
-    assert first is together[1]
-    assert all(_same(*pair) for pair in zip(alone, together, strict=True))
+        alone = {k: clustering.fit([k], **limits)[k] for k in scales}
+    with _open(folder) as clustering:
+        together = clustering.fit(scales, **limits)
+    assert together.keys() == alone.keys()
+    assert all(_same(together[k], alone[k]) for k in scales)
+
+
+@pytest.mark.parametrize("num_actors", [0, 2])
+def test_one_layer_after_another_leaves_nothing_behind(
+    tmp_path: Path, num_actors: int, ray_cluster: None
+) -> None:
+    """The shards stay; the second layer has fewer parts and other utterances."""
+    frames = _make_frames(seed=1)
+    many, few = _write(tmp_path / "a", _make_frames()), _write(tmp_path / "b", frames, 1)
+    with _open(few) as clustering:
+        expected = _fit(clustering)
+    with _open(many, max_points=200, num_actors=num_actors) as clustering:
+        before = _fit(clustering)
+        actors = [shard.actor for shard in clustering.shards]
+        clustering.load(few, COLUMN, TRAIN)
+        assert _same(_fit(clustering), expected)
+        clustering.load(many, COLUMN, TRAIN, max_points=200, cache_bytes=800)
+        assert _same(_fit(clustering), before)
+        assert [shard.actor for shard in clustering.shards] == actors
 
 
 @pytest.mark.parametrize("max_points", [None, 300])

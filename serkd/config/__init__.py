@@ -1,0 +1,86 @@
+"""One experiment as strict, frozen models."""
+
+from pydantic import Field, model_validator
+
+from serkd.config.data import Backbone, Corpus, Protocol
+from serkd.config.fit import BackboneFit, Fit, PositiveInt, Train
+from serkd.config.student import Curriculum, Distill, Meta, Student
+from serkd.config.teacher import Extractor, Stage1, Stage2, Teacher, Units
+from serkd.section import Section
+
+__all__ = [
+    "Backbone",
+    "BackboneFit",
+    "Corpus",
+    "Curriculum",
+    "Distill",
+    "Experiment",
+    "Extractor",
+    "Fit",
+    "Meta",
+    "PositiveInt",
+    "Protocol",
+    "Stage1",
+    "Stage2",
+    "Student",
+    "Teacher",
+    "Train",
+    "Units",
+]
+
+
+class Experiment(Section):
+    """Everything that decides a result, apart from the fold."""
+
+    corpus: Corpus = Corpus()
+    protocol: Protocol = Protocol()
+    backbone: Backbone = Backbone()
+    extractor: Extractor = Extractor()
+    units: Units = Units()
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    distill: Distill = Distill()
+    curriculum: Curriculum = Curriculum()
+    meta: Meta = Meta()
+    train: Train = Train()
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+
+    def _small_batches(self) -> list[str]:
+        """A last batch may be half as large, and every worker must have some of it."""
+        fits = {
+            "extractor": self.extractor.fit,
+            "teacher.stage1": self.teacher.stage1.fit,
+            "teacher.stage2": self.teacher.stage2.fit,
+            "student": self.student.fit,
+        }
+        least = 2 * self.train.num_workers if self.train.num_workers > 1 else 1
+        return [
+            f"{name}.fit.batch_size must be at least 2 x train.num_workers = {least}, "
+            f"got {fit.batch_size}"
+            for name, fit in fits.items()
+            if fit.batch_size < least
+        ]
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Experiment":
+        frozen, problems = self.backbone.frozen_layers, []
+        below = [layer for layer in self.units.layers if layer < frozen]
+        if below and self.units.source == "extractor":
+            problems.append(
+                f"units.layers must be at least backbone.frozen_layers = {frozen} when "
+                f"units.source is 'extractor' (below, nothing is fine-tuned), got {below}"
+            )
+        if self.meta.order != "off" and self.train.num_workers > 1:
+            problems.append(
+                "meta.order must be 'off' when train.num_workers > 1, "
+                f"got {self.meta.order!r} with {self.train.num_workers} workers"
+            )
+        problems += self._small_batches()
+        if self.meta.order != "off" and self.distill.alpha == 0.0:
+            problems.append(
+                "distill.alpha must be above 0 when meta.order is on (the head is taught through "
+                f"the distillation term), got 0 with {self.meta.order!r}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

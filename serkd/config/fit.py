@@ -1,0 +1,45 @@
+"""How models are trained, and where; and the numbers that settings are made of."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from serkd.section import Section
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Fit(Section):
+    """How one model is trained."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = Field(32, description="utterances per step, over all workers")
+    lr: PositiveFloat = Field(1e-3, description="peak learning rate of new parameters")
+    weight_decay: float = Field(0.01, ge=0.0)
+    warmup: Share = Field(0.05, description="share of steps with a linear warm-up; cosine after")
+    clip_norm: PositiveFloat = 1.0
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many epochs without a better dev UAR; null = never"
+    )
+
+
+class BackboneFit(Fit):
+    backbone_lr: PositiveFloat = Field(5e-5, description="peak learning rate of the suffix")
+
+
+class Stage1Fit(BackboneFit):
+    backbone_lr: PositiveFloat = Field(1e-4, description="peak learning rate of the suffix")
+
+
+class StudentFit(Fit):
+    epochs: PositiveInt = 30
+
+
+class Train(Section):
+    """Where loops run. Nothing here changes a result, so nothing here is in a content key."""
+
+    num_workers: PositiveInt = Field(1, description="1 = in the caller's process, more = Ray Train")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache_gb: PositiveFloat = Field(8.0, description="frames that clustering keeps in memory")

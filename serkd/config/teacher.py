@@ -1,0 +1,81 @@
+"""GMP-TL: the extractor, the units of its hidden states, and the two stages of the teacher."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from serkd.config.fit import BackboneFit, PositiveFloat, PositiveInt, Share, Stage1Fit
+from serkd.gender import GenderMode
+from serkd.section import Section
+
+Pooling = Literal["mean", "attention", "attentive_statistics"]
+
+
+class Extractor(Section):
+    """Multi-task fine-tuning whose hidden states are clustered (GMP-TL)."""
+
+    emotion_weight: Share = Field(0.9, description="a in a·CE_emotion + (1-a)·CE_gender")
+    pooling: Pooling = "attentive_statistics"
+    fit: BackboneFit = BackboneFit()
+
+
+class Units(Section):
+    layers: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
+    num_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field((64,), min_length=1)
+    source: Literal["extractor", "backbone"] = Field(
+        "extractor",
+        description="whose hidden states are clustered: those fine-tuned for it (GMP-TL), or the "
+        "pre-trained ones",
+    )
+    gender_mode: GenderMode = Field(
+        GenderMode.mtl,
+        description="mtl: through the extractor's second task; none: not at all; joint: mtl and a "
+        "unit id for each gender; per_gender: mtl and a k-means for each; shuffled: joint, but "
+        "genders are dealt to speakers anew",
+    )
+    max_iterations: PositiveInt = Field(25, description="Lloyd iterations")
+    tolerance: float = Field(1e-4, ge=0.0, description="stop when inertia improves less than this")
+    balanced: bool = Field(False, description="clusters of about equal size, at a higher inertia")
+    max_points: PositiveInt | None = Field(
+        None, description="frames that a k-means uses, drawn at random; null = all of train"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Units":
+        for name in ("layers", "num_clusters"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must not repeat a value, got {list(values)}")
+        if self.max_points is not None and self.max_points < max(self.num_clusters):
+            raise ValueError(
+                f"max_points must be at least the largest of num_clusters = "
+                f"{max(self.num_clusters)}, got {self.max_points}"
+            )
+        return self
+
+
+class Stage1(Section):
+    """Fine-tuning on the frame-level pseudo-labels."""
+
+    frames: Literal["masked", "all"] = "masked"
+    mask_start_share: Share = Field(0.065, description="share of frames that start a masked span")
+    mask_span_frames: PositiveInt = 10
+    fit: Stage1Fit = Stage1Fit()
+
+
+class Stage2(Section):
+    """Fine-tuning on the utterances' emotions."""
+
+    pooling: Pooling = "attention"
+    loss: Literal["am_softmax", "cross_entropy"] = "am_softmax"
+    scale: PositiveFloat = Field(15.0, description="s of AM-Softmax")
+    margin: float = Field(0.2, ge=0.0, lt=1.0, description="m of AM-Softmax")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    mask_start_share: Share = Field(0.0, description="SpecAugment over time on the suffix's input")
+    mask_span_frames: PositiveInt = 10
+    fit: BackboneFit = BackboneFit()
+
+
+class Teacher(Section):
+    stage1: Stage1 = Stage1()
+    stage2: Stage2 = Stage2()
