@@ -1,5 +1,7 @@
 """What a manifest's labels, speakers and splits say of a corpus, without its audio."""
 
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ def check_composition(manifest: Manifest) -> list[Finding]:
         *(Finding("error", "too_little", problem) for problem in learning_problems(manifest)),
         *_speakers_across_splits(manifest.utterances),
         *_speakers_with_two_genders(manifest.utterances),
+        *_names_alike(manifest.utterances),
         *_missing_splits(parts),
         *_missing_classes(manifest, parts),
         *_unknown_genders(manifest.utterances),
@@ -89,6 +92,28 @@ def _speakers_with_two_genders(utterances: Sequence[Utterance]) -> Iterator[Find
                 f"speaker {speaker} is {' and '.join(genders)}: a speaker must have one gender"
             )
             yield Finding("error", "two_genders", message, _ids(spoken))
+
+
+def _names_alike(utterances: Sequence[Utterance]) -> Iterator[Finding]:
+    """What may be one speaker or one emotion under two spellings."""
+    for kind, name_of, danger in (
+        ("speaker", lambda u: u.speaker_id, "one person's clips can be on both sides of a split"),
+        ("emotion", lambda u: u.emotion, "one emotion is two classes"),
+    ):
+        spellings: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for utterance in utterances:
+            spellings[utterance.corpus, _plain(name_of(utterance))].add(name_of(utterance))
+        for names in (found for found in spellings.values() if len(found) > 1):
+            listed = " and ".join(repr(name) for name in sorted(names))
+            message = f"{kind}s {listed} differ in spelling only: if they are the same, {danger}"
+            ids = _ids(u for u in utterances if name_of(u) in names)
+            yield Finding("warning", f"{kind}s_alike", message, ids)
+
+
+def _plain(name: str) -> str:
+    """Without case, kind of separator, leading zeros and ways of encoding accents."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]+", " ", folded))
 
 
 def _missing_splits(parts: dict[str, list[Utterance]]) -> Iterator[Finding]:

@@ -106,3 +106,31 @@ def test_excitement_counts_as_happiness_where_it_is_no_class() -> None:
     apart = make_manifest([*rows, _utterance("d", emotion="exc", votes=(("exc", 3),))])
     (finding,) = _of_kind(check_composition(apart), "label_against_votes")
     assert finding.utt_ids == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_alike"),
+    [
+        ("J\u00f6rg", "Jo\u0308rg", True),  # two ways to encode an umlaut
+        ("Sad", "sad", True),
+        ("Ses_01", "ses 1", True),
+        ("01", "1", True),
+        ("1_1", "11", False),
+        ("10", "1", False),
+        ("s100", "s10", False),
+        ("No. 1", "No. 2", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["speaker_id", "emotion"])
+def test_names_that_differ_in_spelling_only_are_a_warning(
+    first: str, second: str, is_alike: bool, name: str
+) -> None:
+    rows = [_utterance("a", **{name: first}), _utterance("b", **{name: second}), _utterance("c")]
+    kind = {"speaker_id": "speakers_alike", "emotion": "emotions_alike"}[name]
+    found = _of_kind(check_composition(make_manifest(rows)), kind)
+    assert [(f.level, f.utt_ids) for f in found] == [("warning", ("a", "b"))] * is_alike
+
+
+def test_numbers_of_speakers_of_two_corpora_are_not_compared() -> None:
+    rows = [_utterance("a", speaker_id="01"), _utterance("b", speaker_id="1", corpus="other")]
+    assert not _of_kind(check_composition(make_manifest(rows)), "speakers_alike")
