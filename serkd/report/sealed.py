@@ -129,7 +129,10 @@ def _read_experiment(path: Path) -> Experiment:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: must be the JSON that serkd wrote: {error}") from error
 
 
 def _find_models(graph: Graph, store: StageStore, folder: Path) -> dict[Ref, Artifact]:

@@ -197,6 +197,11 @@ def test_what_is_no_finished_run_or_sweep_is_refused(mine: Path, tmp_path: Path)
         open_test(tmp_path / "none", None)
     with pytest.raises(InputError, match="--trial must be left out"):
         open_test(mine, 3)
+    described = (mine / "experiment.json").read_text()
+    (mine / "experiment.json").write_text(described[:99])
+    with pytest.raises(InputError, match=r"experiment\.json: must be the JSON that serkd wrote"):
+        open_test(mine, None)
+    (mine / "experiment.json").write_text(described)
     shutil.rmtree(mine.parent.parent / "stages" / "student")
     with pytest.raises(InputError, match="the student of fold 1 must be stored"):
         open_test(mine, None)
