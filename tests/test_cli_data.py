@@ -42,8 +42,11 @@ def _files(folder: Path) -> dict[Path, bytes]:
         ("table.csv", "--out must not be the file that is read, got table.csv"),
         ("folder", "--out must be a file, folder is a folder"),
         ("", "--out must be a file, . is a folder"),
-        ("table.csv/m.parquet", "--out must be a file that can be written, table.csv/m.parquet"),
-        ("m" * 250, "--out must be a file that can be written: "),
+        (
+            "table.csv/m.parquet",
+            "--out must be where files can be written, not table.csv/m.parquet",
+        ),
+        ("m" * 250, "--out must be where files can be written: "),
     ],
 )
 def test_where_nothing_can_be_written_is_refused_before_any_work(
@@ -60,6 +63,28 @@ def test_where_nothing_can_be_written_is_refused_before_any_work(
     assert f"error: {rule}" in done.err
     assert done.out == ""
     assert _files(table.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (("synthetic", "table.csv", "--out", "m.parquet"), "FOLDER must be where files can be"),
+        (("synthetic", "table.csv/new", "--out", "m.parquet"), "FOLDER must be where files can be"),
+        (("synthetic", "new", "--seed", "-1"), "'--seed'"),
+        (("meld", ".", "--audio-dir", "table.csv/new"), "--audio-dir must be where files can be"),
+    ],
+)
+def test_wrong_places_for_audio_and_seeds_are_refused(
+    table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    rule: str,
+) -> None:
+    before = sorted(table.parent.rglob("*"))
+    assert _serkd(monkeypatch, "prepare", *arguments) == 2
+    assert rule in capsys.readouterr().err
+    assert sorted(table.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize("html", ["m.parquet", "folder", "table.csv/page.html"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serkd.cli.options import QuietOption, check_output, open_console, watch
+from serkd.cli.options import QuietOption, check_folder, check_output, open_console, watch
 from serkd.errors import InputError
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def prepare_meld(
             "--min-duration must be at least 0 and less than --max-duration, got "
             f"{min_duration:g} and {max_duration:g}"
         )
+    if audio_dir is not None:
+        check_folder("--audio-dir", audio_dir)
     folder = audio_dir or out.parent / f"{out.stem}-audio"
     _write_manifest(
         lambda progress: scan(root, folder, labels.value, allow_missing, progress),
@@ -241,12 +243,13 @@ def prepare_synthetic(
     ] = None,
     num_speakers: Annotated[int, typer.Option(min=3)] = 24,
     utterances_per_emotion: Annotated[int, typer.Option(min=1)] = 5,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: QuietOption = False,
 ) -> None:
     """A built-in corpus of synthesised speech, the same for the same seed."""
     from serkd.corpora.synthetic import write_corpus
 
+    check_folder("FOLDER", folder)
     _write_manifest(
         lambda progress: write_corpus(
             folder,
