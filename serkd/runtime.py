@@ -53,14 +53,6 @@ def cluster_actors() -> tuple[int, float]:
     return max(1, int(cluster.get("CPU", 1))), 0.0
 
 
-def set_threads(num_threads: int) -> None:
-    """Threads of torch and FAISS in this process."""
-    import faiss
-
-    torch.set_num_threads(num_threads)
-    faiss.omp_set_num_threads(num_threads)
-
-
 def choose_device(setting: str) -> str:
     """`auto` is the GPU where there is one."""
     if setting != "auto":

@@ -18,6 +18,7 @@ RANKS = {
     "events": 0,
     "yaml12": 1,
     "section": 1,
+    "threads": 1,
     "gender": 1,
     "config": 2,
     "recipe": 3,

@@ -31,8 +31,9 @@ _ITERATIONS = 20
 
 def _serkd(frames: np.ndarray, scales: Sequence[int]) -> dict[int, np.ndarray]:
     """As a trial does it: one shard in this process, scales side by side."""
-    from serkd.units.kmeans import add_blocks, fit_lloyd, square_sum
+    from serkd.units.kmeans import fit_lloyd
     from serkd.units.seeding import sample_indices, seed_centroids
+    from serkd.units.sums import add_blocks, square_sum
 
     blocks = [
         (i, frames[start : start + _PART_FRAMES])
@@ -221,7 +222,7 @@ def _work(way: str, data: Path, scales: Sequence[int]) -> dict[str, Any]:
 
 def _inertia(frames: np.ndarray, centroids: np.ndarray) -> float:
     """Mean squared distance of a frame (N, D) from its nearest centroid."""
-    from serkd.units.kmeans import add_blocks, square_sum
+    from serkd.units.sums import add_blocks, square_sum
 
     wide = np.ascontiguousarray(centroids, np.float32)
     total = add_blocks([(0, frames)], {len(wide): wide}, {})[len(wide)]

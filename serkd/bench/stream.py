@@ -2,7 +2,7 @@
 
 Four processes take turns: a plain pyarrow read of the files, faiss.Kmeans on all frames in memory,
 and serkd with a cache for all frames and for a share of them. Steady is a pass over the frames
-after the first three; an actor's memory is the largest that the system saw of it.
+after the first; an actor's memory is the largest that the system saw of it.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from serkd.units.actors import Clustering
 _COLUMN = "layer_1"
 _UTTERANCE_FRAMES = 250
 _PART_FRAMES = 12_000  # as many as extraction writes: four minutes of speech
-_WARM_PASSES = 3
 WAYS: Mapping[str, str] = {
     "pyarrow": "pyarrow, reading all files",
     "faiss": "faiss.Kmeans in memory",
@@ -175,7 +174,7 @@ def _fit_serkd(folder: Path, options: argparse.Namespace, share: float) -> dict[
     clustering.close()
     return {
         "load_s": loaded - started,
-        "steady_s": statistics.median(clustering.passes[_WARM_PASSES:]),
+        "steady_s": statistics.median(clustering.passes[1:]),
         "fit_s": fitted - loaded,
         "limit_bytes": share * num_bytes / options.actors,
         "actor_bytes": max(peaks),

@@ -8,7 +8,6 @@ on a part has one thread, so that its bytes depend neither on how many work nor 
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from serkd.features.encoders import Encode, EncoderSpec
 from serkd.features.parts import Part, Rows
 from serkd.features.quarantine import BadFile, refuse_bad, write_json
 from serkd.features.store import decode_rows, part_path, write_part
+from serkd.threads import set_threads, side_by_side
 
 EXTRACT_INFO = "extract.json"
 _MAX_THREADS = 8  # the interpreter's lock lets no more of them work on a small model
@@ -146,17 +146,12 @@ def _open_sinks(sinks: Sinks, number: int) -> dict[str, Sink]:
 def _in_process(
     parts: Sequence[Part], missing: Sequence[int], encoder: EncoderSpec, sinks: Sinks
 ) -> Finished:
-    """Several parts at once, a thread each; threads that share one matrix product wait a lot."""
+    """Several parts at once, a thread each."""
     if not missing:
         return
-    num_threads = torch.get_num_threads()
-    workers = min(num_threads, len(missing), _MAX_THREADS)
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            encode = pool.submit(encoder.build).result()  # it computes, so it has one thread too
-            yield from pool.map(lambda i: _work(parts[i], i, encode, sinks), missing)
-    finally:
-        torch.set_num_threads(num_threads)  # what threads that come later will have
+    with side_by_side(min(torch.get_num_threads(), len(missing), _MAX_THREADS)) as pool:
+        encode = pool.submit(encoder.build).result()  # it computes, so it has one thread too
+        yield from pool.map(lambda i: _work(parts[i], i, encode, sinks), missing)
 
 
 def _work(part: Part, number: int, encode: Encode, sinks: Sinks) -> tuple[int, list[BadFile]]:
@@ -229,7 +224,7 @@ class _EncodeActor:
     """Ray Data actor: a part's arrays to its file; returns the part's number and its bad files."""
 
     def __init__(self, encoder: EncoderSpec, sinks: Sinks) -> None:
-        torch.set_num_threads(1)
+        set_threads(1)
         self.encode = encoder.build()
         self.sinks = sinks
 

@@ -22,6 +22,7 @@ from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
+from serkd.threads import set_threads
 
 TARGETS = list(MODELS.values())
 
@@ -96,7 +97,7 @@ def start_compute(
 ) -> Compute:
     """Ray only when something is missing: reading stored results needs none."""
     device = runtime.choose_device(experiment.train.device)
-    runtime.set_threads(os.cpu_count() or 1)
+    set_threads(os.cpu_count() or 1)
     if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in targets):
         return Compute(device=device)
     runtime.start_ray()

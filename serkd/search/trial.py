@@ -18,6 +18,7 @@ from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
+from serkd.threads import set_threads
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def build_trial(base: Experiment, params: Mapping[str, Any]) -> Experiment:
 
 def run_trial(params: Mapping[str, Any], spec: TrialSpec) -> None:
     """Tune's trainable."""
-    runtime.set_threads(spec.num_threads)
+    set_threads(spec.num_threads)
     experiment = build_trial(spec.base, params)
     graph = Graph(STAGES, experiment, spec.fold)
     graph.check()

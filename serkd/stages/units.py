@@ -15,9 +15,9 @@ from serkd.stages.context import Context
 from serkd.stages.frames import extract, write_json
 from serkd.units.assign import UnitEncoder
 from serkd.units.genders import unit_genders
-from serkd.units.kmeans import Fitted
 from serkd.units.nearest import Codebook
 from serkd.units.quality import Labels, compute_quality, count_pairs
+from serkd.units.scale import Fitted
 
 _log = logging.getLogger(__name__)
 

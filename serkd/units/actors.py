@@ -17,9 +17,11 @@ import ray
 from ray.exceptions import RayActorError
 
 from serkd.features.store import list_parts
-from serkd.units.kmeans import Fitted, fit_lloyd, merge_sums
+from serkd.units.kmeans import fit_lloyd
+from serkd.units.scale import Fitted
 from serkd.units.seeding import sample_indices
 from serkd.units.shards import BlockSizes, Shard, ShardActor
+from serkd.units.sums import merge_sums
 
 logger = logging.getLogger(__name__)
 _ACTOR_CPUS = 0.5  # the other half of the CPUs reads Parquet

@@ -34,7 +34,6 @@ class UnitEncoder:
         turn: AbstractContextManager[Any] = Lock() if faiss.get_num_gpus() else nullcontext()
 
         def encode(rows: Rows) -> list[Columns]:
-            faiss.omp_set_num_threads(1)  # of this thread's searches: parts run side by side
             with turn:
                 found = {name: scale.assign(rows) for name, scale in scales.items()}
             return [{name: units[row] for name, units in found.items()} for row in range(len(rows))]

@@ -11,6 +11,7 @@ at 0 and centroids at sqrt(p_k) (Aurenhammer, SIAM J. Comput. 1987); so it is fo
 """
 
 import functools
+import threading
 import time
 from dataclasses import dataclass
 
@@ -19,16 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_FRAMES = 4096  # scores of so many frames stay in the cache of a core
+CHUNK_FRAMES = 4096  # are searched at once: their scores stay in the cache of a core
+_SIEVE_FRAMES = 1024  # pass the sieve at once: they stay there too, in float32
 _SIEVE_FROM = 16  # centroids; of fewer the multiplication is no great part
 _GAIN = 2.5  # how much faster bfloat16 has to be
-
-# The change of a price for a count e times too large, in mean squared distances of a frame.
-_FIRST_STEP, _LEAST_STEP, _LARGEST_STEP = 0.01, 1e-5, 0.1
-_FASTER, _SLOWER = 1.5, 0.5
-# Prices further apart, in the same measure, would put frames together that are far from each
-# other: where data have separate groups of unequal sizes, they keep some of the inequality.
-_MOST_APART = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,41 +40,6 @@ class Codebook:
     def of(cls, values: "Codebook | np.ndarray") -> "Codebook":
         """What is a codebook already, or centroids (K, D) without prices."""
         return values if isinstance(values, Codebook) else cls(values)
-
-
-class Prices:
-    """Prices (K,) that follow the counts of clusters until these are about equal.
-
-    Counts do not say how fast they follow a price, so each price has a step of its own, which grows
-    while its count stays on one side of an equal share and shrinks when it has changed sides
-    (Riedmiller & Braun's Rprop, ICNN 1993, with the count's logarithm in place of a sign).
-    """
-
-    def __init__(self, start: Codebook) -> None:
-        size = len(start.centroids)
-        given = np.zeros(size) if start.prices is None else start.prices
-        self.values = given.astype(np.float32)
-        self.steps = np.full(size, _FIRST_STEP)
-        self.excess = np.zeros(size)
-
-    def follow(self, counts: np.ndarray, shared: np.ndarray, scale: float) -> None:
-        """Move prices after a pass with `counts` (K,) and `scale`, the mean squared distance.
-
-        `shared` (S, 2) are pairs of clusters, the first of which now has half of the second; their
-        counts say nothing any more, and both begin at the price of the second.
-        """
-        excess = np.clip(np.log((counts + 1.0) / (counts.mean() + 1.0)), -1.0, 1.0)
-        agreement = excess * self.excess
-        factors = np.where(agreement > 0.0, _FASTER, np.where(agreement < 0.0, _SLOWER, 1.0))
-        self.steps = np.clip(self.steps * factors, _LEAST_STEP, _LARGEST_STEP)
-        prices = self.values.astype(np.float64)
-        prices[shared[:, 0]] = prices[shared[:, 1]]
-        self.steps[shared], excess[shared] = _FIRST_STEP, 0.0
-        self.excess = excess
-        prices += scale * self.steps * excess
-        reach = 0.5 * _MOST_APART * scale
-        prices = np.clip(prices - np.median(prices), -reach, reach)
-        self.values = (prices - prices.min()).astype(np.float32)
 
 
 def build_searcher(centroids: np.ndarray) -> faiss.Index:
@@ -117,28 +77,26 @@ class Nearest:
 
     def assign(self, frames: np.ndarray) -> np.ndarray:
         """Frames (N, D) float16 to the nearest centroids' ids (N,) int32."""
-        ids = np.empty(len(frames), np.int32)
+        parts = [
+            self._assign(frames[first : first + CHUNK_FRAMES])
+            for first in range(0, len(frames), CHUNK_FRAMES)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _assign(self, frames: np.ndarray) -> np.ndarray:
         if self.sieve is None:
-            for first in range(0, len(frames), CHUNK_FRAMES):
-                part = slice(first, first + CHUNK_FRAMES)
-                ids[part] = self._search(frames[part])
-            return ids
-        open_rows = []
-        for first in range(0, len(frames), CHUNK_FRAMES):
-            part = slice(first, first + CHUNK_FRAMES)
-            ids[part], is_open = self.sieve.pass_through(frames[part])
-            open_rows.append(first + np.flatnonzero(is_open))
-        left = np.concatenate(open_rows) if open_rows else np.zeros(0, np.int64)
-        for first in range(0, len(left), CHUNK_FRAMES):
-            rows = left[first : first + CHUNK_FRAMES]
-            ids[rows] = self._search(frames[rows])
+            return self._search(frames)
+        ids, is_open = self.sieve.pass_through(frames)
+        left = np.flatnonzero(is_open)
+        if len(left):
+            ids[left] = self._search(frames[left])
         return ids
 
     def _search(self, frames: np.ndarray) -> np.ndarray:
         wide = to_float32(frames)
         if self.is_priced:
             wide = np.pad(wide, ((0, 0), (0, 1)))
-        return assign_units(self.searcher, wide)[0]
+        return assign_units(self.searcher, wide)[0].astype(np.int32)
 
 
 def _lift(centroids: np.ndarray, prices: np.ndarray) -> np.ndarray:
@@ -170,6 +128,7 @@ class _Sieve:
         if prices is not None:
             bias -= 0.5 * torch.from_numpy(np.ascontiguousarray(prices, np.float32))
             highest = float(prices.max())
+        self.local = threading.local()
         self.weights = rounded.t().contiguous()
         self.bias = bias.bfloat16()
         self.longest = float(norms.max())
@@ -181,15 +140,37 @@ class _Sieve:
 
     @torch.inference_mode()
     def pass_through(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (N, D) float16 to ids (N,), and whether each could be another's (N,) bool."""
-        wide = torch.from_numpy(np.ascontiguousarray(frames)).float().sub_(self.mean)
-        kept = wide.bfloat16()
-        best, ids = torch.addmm(self.bias, kept, self.weights).topk(2, dim=1)
-        length = wide.norm(dim=1)
-        error = wide.sub_(kept).norm(dim=1)
-        bound = self._bound(length, error, best.float().abs().amax(dim=1))
-        is_open = ~(best[:, 0].float() - best[:, 1].float() > 2.0 * bound)
-        return ids[:, 0].to(torch.int32).numpy(), is_open.numpy()
+        """Frames (N, D) float16 to ids (N,) int32, and whether each could be another's (N,)."""
+        halves = torch.from_numpy(np.ascontiguousarray(frames))
+        ids, is_open = np.empty(len(frames), np.int32), np.empty(len(frames), bool)
+        for first in range(0, len(frames), _SIEVE_FRAMES):
+            part = slice(first, first + _SIEVE_FRAMES)
+            found = self._pass(halves[part])
+            ids[part], is_open[part] = (one.numpy() for one in found)
+        return ids, is_open
+
+    def _pass(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        wide, kept, scores = (room[: len(frames)] for room in self._room(frames.shape[1]))
+        wide.copy_(frames).sub_(self.mean)
+        kept.copy_(wide)
+        torch.addmm(self.bias, kept, self.weights, out=scores)
+        best, ids = scores.max(dim=1)
+        second = scores.scatter_(1, ids[:, None], -torch.inf).amax(dim=1)
+        length = torch.linalg.vector_norm(wide, dim=1)
+        error = torch.linalg.vector_norm(wide.sub_(kept), dim=1)
+        best, second = best.float(), second.float()
+        bound = self._bound(length, error, torch.maximum(best.abs(), second.abs()))
+        return ids.to(torch.int32), ~(best - second > 2.0 * bound)
+
+    def _room(self, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory of this thread: to ask the system for it again costs more than to use it."""
+        if not hasattr(self.local, "room"):
+            self.local.room = (
+                torch.empty(_SIEVE_FRAMES, dim),
+                torch.empty(_SIEVE_FRAMES, dim, dtype=torch.bfloat16),
+                torch.empty(_SIEVE_FRAMES, len(self.bias), dtype=torch.bfloat16),
+            )
+        return self.local.room
 
     def _bound(self, length: Tensor, error: Tensor, score: Tensor) -> Tensor:
         products = error * self.longest + length * (self.centroid_error + 1e-5 * self.longest)

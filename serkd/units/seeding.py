@@ -10,7 +10,9 @@ import math
 import numpy as np
 
 from serkd.errors import InputError
-from serkd.units.kmeans import Fitted, Tally, add_blocks, fit_lloyd, square_sum
+from serkd.units.kmeans import fit_lloyd
+from serkd.units.scale import Fitted
+from serkd.units.sums import Tally, add_blocks, square_sum
 
 _SAMPLE_FRAMES = 65_536  # a start is refined on so many
 _SCORED_FRAMES = 16_384  # starts are compared on so many, and at least 16 a cluster

@@ -4,16 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import ray
-import torch
 
 from serkd.features.store import decode_rows, read_layout, read_part
-from serkd.units.kmeans import Sums, Tally, add_blocks, square_sum
+from serkd.threads import set_threads
 from serkd.units.nearest import Codebook
 from serkd.units.seeding import seed_centroids
+from serkd.units.sums import Sums, Tally, add_blocks, square_sum
 
 Rows = list[tuple[str, np.ndarray]]
 BlockSizes = dict[int, tuple[int, float]]  # frames and sum of squares of each block
@@ -101,8 +100,7 @@ class ShardActor(Shard):
     """A shard in its own process, fed by Ray Data."""
 
     def _read_all(self) -> Iterator[tuple[int, np.ndarray]]:
-        faiss.omp_set_num_threads(1)
-        torch.set_num_threads(1)
+        set_threads(1)
         if not self.parts:
             return
         numbers = {str(path): number for number, path in self.parts.items()}

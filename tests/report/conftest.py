@@ -11,11 +11,11 @@ from serkd.corpora.protocols import read_folds
 from serkd.events import Observer, Observers
 from serkd.report.run import run_experiment
 from serkd.report.tensorboard import TensorBoard
-from serkd.runtime import set_threads
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
 from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
+from serkd.threads import set_threads
 
 
 @dataclass(frozen=True)

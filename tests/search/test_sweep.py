@@ -14,7 +14,6 @@ from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.recipe import build_experiment
 from serkd.report.sweep import start_sweep
-from serkd.runtime import set_threads
 from serkd.search.ledger import Ledger
 from serkd.search.space import Space
 from serkd.search.tuner import open_sweep
@@ -22,6 +21,7 @@ from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
+from serkd.threads import set_threads
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ from serkd.corpora.manifest import Manifest
 from serkd.corpora.protocols import build_folds
 from serkd.events import Observer
 from serkd.recipe import build_experiment
-from serkd.runtime import set_threads
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
 from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
+from serkd.threads import set_threads
 
 BuildGraph = Callable[..., Graph]
 

@@ -13,11 +13,11 @@ from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
 from serkd.features.backbone import Backbone
 from serkd.recipe import build_experiment
-from serkd.runtime import set_threads
 from serkd.stages.catalogue import LOGMEL, STAGES, STUDENT, TEACHER_OUTPUTS
 from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import Artifact, StageStore
+from serkd.threads import set_threads
 from serkd.train.data import FoldData
 from serkd.train.loop import Task
 from serkd.train.student import StudentTask, read_teacher

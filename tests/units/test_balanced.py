@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from serkd.units.kmeans import Fitted, Sums, Tally, add_blocks, fit_lloyd, merge_sums, square_sum
+from serkd.units.kmeans import fit_lloyd
 from serkd.units.nearest import Codebook, Nearest
+from serkd.units.scale import Fitted
 from serkd.units.seeding import seed_centroids
+from serkd.units.sums import Sums, Tally, add_blocks, merge_sums, square_sum
 
 
 def _skewed(seed: int, num_frames: int, dim: int, spread: float = 0.5) -> np.ndarray:

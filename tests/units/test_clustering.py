@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from serkd.errors import InputError
 from serkd.features.store import part_path, write_part
 from serkd.units.actors import Clustering
-from serkd.units.kmeans import Fitted
+from serkd.units.scale import Fitted
 from serkd.units.shards import ShardActor
 
 COLUMN = "layer_3"

@@ -12,18 +12,11 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
 from serkd.errors import InputError
-from serkd.units.kmeans import (
-    Fitted,
-    Sums,
-    Tally,
-    add_blocks,
-    fit_lloyd,
-    merge_sums,
-    split_empty,
-    square_sum,
-)
+from serkd.units.kmeans import fit_lloyd
 from serkd.units.nearest import assign_units, build_searcher
+from serkd.units.scale import Fitted, split_empty
 from serkd.units.seeding import choose_greedily, sample_indices, seed_centroids
+from serkd.units.sums import Sums, Tally, add_blocks, merge_sums, square_sum
 
 AddAll = Callable[[Mapping[int, np.ndarray]], Mapping[int, Sums]]
 
@@ -157,7 +150,7 @@ def _exact_sums(frames: np.ndarray, ids: np.ndarray, num_clusters: int) -> list[
 
 def test_adding_only_what_moved_gives_the_sums_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over many passes with other centroids, to the last bit, in chunks that do not divide."""
-    monkeypatch.setattr("serkd.units.kmeans.CHUNK_FRAMES", 97)
+    monkeypatch.setattr("serkd.units.sums.CHUNK_FRAMES", 97)
     frames = _data(5, 700, 6)
     blocks, tallies = [(3, frames[:260]), (1, frames[260:])], {}
     rng = np.random.default_rng(0)
