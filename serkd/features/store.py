@@ -79,7 +79,7 @@ def write_part(
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         # features hardly compress, and reading them back is what sweeps do all day
-        pq.write_table(table, file, compression="none")
+        pq.write_table(table, file, compression="none", use_dictionary=False)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -87,17 +87,45 @@ def write_part(
 
 def read_part(path: Path, column: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (utt_id, frames) of one part."""
-    table = pq.read_table(path, columns=["utt_id", column])
+    table = _read_table(path, ["utt_id", column])
     yield from decode_rows(
         table.column("utt_id").to_pylist(),
         [blob.as_buffer() for blob in table.column(column)],
-        read_layout(path)[column],
+        _layout(table.schema)[column],
     )
+
+
+def read_block(path: Path, column: str, keep: Collection[str]) -> np.ndarray:
+    """The frames (N, D) of the kept utterances of one part, in the order in which they are stored.
+
+    Blobs lie end to end, so there is one copy, and none of what is not kept.
+    """
+    table = _read_table(path, ["utt_id", "num_frames", column]).combine_chunks()
+    layout = _layout(table.schema)[column]
+    dtype, width = np.dtype(str(layout["dtype"])), int(layout["width"])
+    blobs = table.column(column).chunk(0)
+    _, ends, data = blobs.buffers()
+    first, last = np.frombuffer(ends, np.int64)[[blobs.offset, blobs.offset + len(blobs)]]
+    frames = np.frombuffer(data, np.uint8)[first:last].view(dtype).reshape(-1, width)
+    is_kept = np.array([utt_id in keep for utt_id in table.column("utt_id").to_pylist()])
+    if is_kept.all():
+        return frames.copy()
+    return frames[np.repeat(is_kept, table.column("num_frames").to_numpy())]
+
+
+def _read_table(path: Path, columns: list[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=columns)
+
+
+def _layout(schema: pa.Schema) -> dict[str, dict[str, str | int]]:
+    """Dtype and width of each column."""
+    return json.loads(schema.metadata[_META])
 
 
 def read_layout(path: Path) -> dict[str, dict[str, str | int]]:
     """Dtype and width of each column of a part."""
-    return json.loads(pq.read_schema(path).metadata[_META])
+    return _layout(pq.read_schema(path))
 
 
 def decode_rows(

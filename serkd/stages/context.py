@@ -53,7 +53,7 @@ class Compute:
     @cached_property
     def clustering(self) -> Clustering:
         """Shards for the frames of one layer after another."""
-        return Clustering(num_actors=self.num_actors)
+        return Clustering(num_actors=self.num_actors, has_gpus=self.num_gpus > 0)
 
     def close(self) -> None:
         """End the clustering actors, if there are any."""

@@ -1,4 +1,4 @@
-"""Clustering shards: in this process, or actors that Ray Data feeds once.
+"""Clustering shards: in this process, or actors whose parts Ray Data deals to them.
 
 Parts of the stored frames are dealt over the shards. A shard keeps the training frames of its
 parts as float16, one block a part, as far as its cache goes, and reads the rest again in every
@@ -8,12 +8,14 @@ to shard, for the start.
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import ray
+import ray.data
 from ray.exceptions import RayActorError
 
 from serkd.features.store import list_parts
@@ -31,11 +33,14 @@ _MAX_DEATHS = 3  # of one shard's actors; then it is the machine and not chance
 class Clustering:
     """Shards that hold the training frames of one layer after another.
 
-    An actor that dies is replaced, and the centroids are the same, bit for bit, as if it had not.
+    Frames that fit into `cache_bytes` stay in this process, others are shared by `num_actors`
+    actors, if that is more than 0. An actor that dies is replaced, and the centroids are the same,
+    bit for bit, as if it had not. `has_gpus` says that actors have one each: then they are used
+    for small data too, unless this process has a GPU itself.
     """
 
-    def __init__(self, *, num_actors: int = 0) -> None:
-        self.num_actors = num_actors
+    def __init__(self, *, num_actors: int = 0, has_gpus: bool = False) -> None:
+        self.num_actors, self.has_gpus = num_actors, has_gpus
         self.shards: list[_Shard] = []
         self.sizes: BlockSizes = {}
 
@@ -54,23 +59,66 @@ class Clustering:
         `max_points` keeps a random sample of them, the same one for any number of shards.
         `cache_bytes` bounds what all shards together keep in memory.
         """
-        parts = list(enumerate(str(path) for path in list_parts(folder)))
-        count = max(1, min(self.num_actors, len(parts)))
-        while len(self.shards) < count:
-            self.shards.append(_Shard(count) if self.num_actors else _Shard(0))
-        keep = ray.put(list(train_ids)) if self.num_actors else train_ids
-        share, size = cache_bytes / count, len(self.shards)
-        # those that a smaller layer does not need have nothing
-        dealt = [dict(parts[i::count]) if i < count else {} for i in range(size)]
-        pending = [
-            shard.begin("load", mine, column, keep, share)
-            for shard, mine in zip(self.shards, dealt, strict=True)
-        ]
-        self._note(self._end(pending))
+        paths = list_parts(folder)
+        fits = sum(path.stat().st_size for path in paths) <= cache_bytes
+        is_here = fits and (not self.has_gpus or faiss.get_num_gpus() > 0)
+        count = 0 if is_here else min(self.num_actors, len(paths))
+        self._open(count)
+        parts = {number: str(path) for number, path in enumerate(paths)}
+        if count:
+            share = cache_bytes / len(self.shards)
+            self._note(self._feed(parts, column, train_ids, share))
+        else:
+            self._note(self._call("load", parts, column, train_ids, cache_bytes))
         if max_points is not None and max_points < self.num_frames:
             rng = np.random.default_rng(seed)
             indices = np.sort(rng.choice(self.num_frames, max_points, replace=False))
             self._note(self._call("restrict", self._locate(indices)))
+
+    def _open(self, count: int) -> None:
+        """Have so many actors, or more; 0 is a shard in this process."""
+        is_other = [bool(shard.actor) != bool(count) for shard in self.shards]
+        if any(is_other) or len(self.shards) < max(1, count):
+            self.close()
+            self.shards = [_Shard(count) for _ in range(max(1, count))]
+
+    def _feed(
+        self, parts: Mapping[int, str], column: str, keep: Sequence[str], share: float
+    ) -> list[BlockSizes]:
+        """Have Ray Data deal the parts, again to all if an actor dies: the others wait for it."""
+        kept = ray.put(list(keep))
+        for attempt in itertools.count():
+            try:
+                found = self._feed_once(parts, column, kept, share)
+                break
+            except RayActorError:
+                if attempt == _MAX_DEATHS:
+                    raise
+                logger.warning("a clustering actor died while it was fed: all are fed again")
+                for shard in self.shards:
+                    shard.renew()
+        for shard, (taken, _) in zip(self.shards, found, strict=True):
+            shard.state = [_Call("load", (taken, column, kept, share), None)]
+            shard.num_deaths = 0
+        return [sizes for _, sizes in found]
+
+    def _feed_once(
+        self, parts: Mapping[int, str], column: str, keep: ray.ObjectRef, share: float
+    ) -> list[tuple[dict[int, str], BlockSizes]]:
+        """An actor gets the next part when it has read the one before."""
+        rows = [{"number": number, "path": path} for number, path in parts.items()]
+        dealt = ray.data.from_items(rows, override_num_blocks=len(rows))
+        pending = [
+            shard.actor.feed.remote(split, column, keep, share)
+            for shard, split in zip(
+                self.shards, dealt.streaming_split(len(self.shards)), strict=True
+            )
+        ]
+        left = pending
+        while left:
+            done, left = ray.wait(left)
+            ray.get(done)
+        return ray.get(pending)
 
     @property
     def num_frames(self) -> int:
@@ -160,8 +208,6 @@ class _Shard:
         self.actor = ray.remote(ShardActor).options(**self.options).remote()
 
     def begin(self, method: str, *arguments: Any) -> _Call:  # noqa: ANN401
-        if method == "load":
-            self.num_deaths = 0
         if self.local is not None:
             return _Call(method, arguments, getattr(self.local, method)(*arguments))
         return _Call(method, arguments, getattr(self.actor, method).remote(*arguments))
@@ -186,9 +232,8 @@ class _Shard:
                 break
             except RayActorError as error:
                 self._replace(call, error)
-        if call.method in ("load", "restrict"):
-            before = [] if call.method == "load" else self.state
-            self.state = [*before, call]
+        if call.method == "restrict":
+            self.state.append(call)
         return call.result
 
     def _replace(self, call: _Call, error: RayActorError) -> None:
@@ -198,9 +243,14 @@ class _Shard:
             raise error
         logger.warning("a clustering actor died in %s and is replaced", call.method)
         self._create()
-        for told in self.state if call.method != "load" else ():
+        for told in self.state:
             getattr(self.actor, told.method).remote(*told.arguments)
         call.result = getattr(self.actor, call.method).remote(*call.arguments)
+
+    def renew(self) -> None:
+        """Another actor, which has nothing yet."""
+        self.close()
+        self._create()
 
     def close(self) -> None:
         if self.actor is not None:

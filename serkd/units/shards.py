@@ -5,16 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-import ray
+from ray.data import DataIterator
 
-from serkd.features.store import decode_rows, read_layout, read_part
+from serkd.features.store import read_block
 from serkd.threads import set_threads
 from serkd.units.nearest import Codebook
 from serkd.units.seeding import seed_centroids
 from serkd.units.sums import Sums, Tally, add_blocks, square_sum
 
-Rows = list[tuple[str, np.ndarray]]
 BlockSizes = dict[int, tuple[int, float]]  # frames and sum of squares of each block
 
 
@@ -36,24 +34,17 @@ class Shard:
     ) -> BlockSizes:
         """Read the parts and forget what was here before; returns the size of each block."""
         self.cache, self.streamed, self.chosen, self.tallies = {}, [], None, {}
-        self.parts = {number: Path(path) for number, path in parts.items()}
-        self.column, self.keep, self.cache_bytes = column, frozenset(keep), cache_bytes
-        return dict(self._take(number, block) for number, block in self._read_all())
-
-    def _read_all(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Every part once, in any order."""
-        return ((number, self._read(number)) for number in self.parts)
+        self.parts, self.column, self.keep = {}, column, frozenset(keep)
+        self.cache_bytes = cache_bytes
+        return dict(self._take(number, Path(path)) for number, path in parts.items())
 
     def _read(self, number: int) -> np.ndarray:
-        return self._join(list(read_part(self.parts[number], self.column)))
+        return read_block(self.parts[number], self.column, self.keep)
 
-    def _join(self, rows: Rows) -> np.ndarray:
-        """The kept utterances' frames, in the order of their ids."""
-        kept = sorted((row for row in rows if row[0] in self.keep), key=lambda row: row[0])
-        return np.concatenate([frames for _, frames in kept]) if kept else np.zeros((0, 0), "f2")
-
-    def _take(self, number: int, block: np.ndarray) -> tuple[int, tuple[int, float]]:
-        """Cache a block if it fits; blocks are seen in any order."""
+    def _take(self, number: int, path: Path) -> tuple[int, tuple[int, float]]:
+        """Have a part, and cache its frames if they fit; parts come in any order."""
+        self.parts[number] = path
+        block = self._read(number)
         used = sum(cached.nbytes for cached in self.cache.values())
         if used + block.nbytes <= self.cache_bytes:
             self.cache[number] = block
@@ -97,30 +88,20 @@ class Shard:
 
 
 class ShardActor(Shard):
-    """A shard in its own process, fed by Ray Data."""
+    """A shard in its own process, which shares the machine with others."""
 
-    def _read_all(self) -> Iterator[tuple[int, np.ndarray]]:
+    def __init__(self) -> None:
+        super().__init__()
         set_threads(1)
-        if not self.parts:
-            return
-        numbers = {str(path): number for number, path in self.parts.items()}
-        missing = {n: _num_rows(path) for n, path in self.parts.items()}
-        rows: dict[int, Rows] = {number: [] for number in self.parts}
-        dataset = ray.data.read_parquet(
-            list(numbers), columns=["utt_id", self.column], include_paths=True
-        )
-        layout = read_layout(next(iter(self.parts.values())))[self.column]
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            utt_ids, blobs = batch["utt_id"].to_pylist(), batch[self.column]
-            decoded = decode_rows(utt_ids, [blob.as_buffer() for blob in blobs], layout)
-            for path, (utt_id, frames) in zip(batch["path"].to_pylist(), decoded, strict=True):
-                number = numbers[path]
-                missing[number] -= 1
-                if utt_id in self.keep:
-                    rows[number].append((utt_id, frames.copy()))
-                if not missing[number]:  # the whole part has come
-                    yield number, self._join(rows.pop(number))
 
+    def feed(
+        self, parts: DataIterator, column: str, keep: Sequence[str], cache_bytes: float
+    ) -> tuple[dict[int, str], BlockSizes]:
+        """Take what Ray Data deals to this shard; returns which parts, and the sizes of blocks.
 
-def _num_rows(path: Path) -> int:
-    return pq.read_metadata(path).num_rows
+        It deals the names of files: frames go from the file to this process, and through no other.
+        """
+        sizes = self.load({}, column, keep, cache_bytes)
+        for row in parts.iter_rows():
+            sizes |= [self._take(int(row["number"]), Path(row["path"]))]
+        return {number: str(path) for number, path in self.parts.items()}, sizes

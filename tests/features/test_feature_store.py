@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serkd.features.store import (
     list_parts,
     part_path,
+    read_block,
     read_frames,
     read_layout,
     read_part,
@@ -105,3 +106,16 @@ def test_an_unknown_utterance_cannot_be_selected() -> None:
     frames = stack_frames(["a"], [np.zeros((2, 3))])
     with pytest.raises(KeyError):
         frames.select(["b"])
+
+
+@pytest.mark.parametrize("kept", ["all", "some", "none"])
+def test_a_block_is_the_kept_frames_end_to_end(tmp_path: Path, kept: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"u{i}": rng.standard_normal((i, 3)).astype(np.float16) for i in (4, 0, 7, 1)}
+    columns = {"x": list(arrays.values()), "y": [array + 1 for array in arrays.values()]}
+    write_part(part_path(tmp_path, 0), list(arrays), columns)
+    keep = {"all": set(arrays), "some": {"u7", "u0", "other"}, "none": set()}[kept]
+    found = read_block(part_path(tmp_path, 0), "x", keep)
+    expected = [array for name, array in arrays.items() if name in keep]
+    assert np.array_equal(found, np.concatenate([np.zeros((0, 3), np.float16), *expected]))
+    assert (found.dtype, found.flags.writeable) == (np.float16, True)

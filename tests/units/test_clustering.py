@@ -39,6 +39,7 @@ def _names_of(part: int) -> list[str]:
     return [f"u{i:02d}" for i in range(part * 8, part * 8 + 8)]
 
 
+SOME = 2_000  # bytes: more than a part's frames, less than all
 TRAIN = [f"u{i:02d}" for i in range(40) if i % 5]
 
 
@@ -65,6 +66,8 @@ def _open(
     cache_bytes: float = float("inf"),
 ) -> Iterator[Clustering]:
     clustering = Clustering(num_actors=num_actors)
+    if num_actors:
+        cache_bytes = min(cache_bytes, SOME)  # what fits into this process stays here
     try:
         clustering.load(
             folder, COLUMN, train_ids, max_points=max_points, seed=seed, cache_bytes=cache_bytes
@@ -126,16 +129,6 @@ def test_more_actors_than_parts_are_no_problem(tmp_path: Path, ray_cluster: None
     folder = _write(tmp_path / "a", _make_frames(), num_parts=1)
     with _open(folder) as here, _open(folder, num_actors=2) as there:
         assert _same(_fit(here), _fit(there))
-
-
-def test_the_order_of_utterances_in_a_part_has_no_say(tmp_path: Path) -> None:
-    frames = _make_frames()
-    turned = {name: frames[name] for part in range(5) for name in _names_of(part)[::-1]}
-    fitted = []
-    for name, content in (("a", frames), ("b", turned)):
-        with _open(_write(tmp_path / name, content), max_points=200) as clustering:
-            fitted.append(_fit(clustering))
-    assert _same(*fitted)
 
 
 def test_only_training_frames_have_a_say(tmp_path: Path) -> None:
@@ -225,7 +218,7 @@ def test_one_layer_after_another_leaves_nothing_behind(
     with _open(many, max_points=200, num_actors=num_actors) as clustering:
         before = _fit(clustering)
         actors = [shard.actor for shard in clustering.shards]
-        clustering.load(few, COLUMN, TRAIN)
+        clustering.load(few, COLUMN, TRAIN, cache_bytes=SOME)
         assert _same(_fit(clustering), expected)
         clustering.load(many, COLUMN, TRAIN, max_points=200, cache_bytes=800)
         assert _same(_fit(clustering), before)
@@ -274,3 +267,34 @@ def test_a_shard_whose_actors_keep_dying_fails_loudly(
     monkeypatch.setattr("serkd.units.actors.ShardActor", Dying)
     with _open(folder, num_actors=1) as clustering, pytest.raises(RayActorError):
         _fit(clustering)
+
+
+def test_an_actor_that_dies_while_it_is_fed_is_replaced(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, mark = _write(tmp_path / "a", _make_frames()), tmp_path / "died"
+
+    class DyingOnce(ShardActor):
+        def feed(self, *arguments: Any) -> Any:  # noqa: ANN401
+            try:
+                mark.touch(exist_ok=False)
+            except FileExistsError:
+                return super().feed(*arguments)
+            os._exit(1)
+
+    with _open(folder) as here:
+        expected = _fit(here)
+    monkeypatch.setattr("serkd.units.actors.ShardActor", DyingOnce)
+    with _open(folder, num_actors=2) as there:
+        assert _same(_fit(there), expected)
+    assert mark.exists()
+
+
+def test_what_fits_stays_in_this_process(tmp_path: Path) -> None:
+    """No Ray is running here, and none is started."""
+    folder = _write(tmp_path / "a", _make_frames())
+    clustering = Clustering(num_actors=2)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    clustering.load(folder, COLUMN, TRAIN, cache_bytes=size)
+    assert [shard.actor for shard in clustering.shards] == [None]
+    assert _fit(clustering).counts.sum() == clustering.num_frames
