@@ -31,24 +31,12 @@ _ITERATIONS = 20
 
 def _serkd(frames: np.ndarray, scales: Sequence[int]) -> dict[int, np.ndarray]:
     """As a trial does it: one shard in this process, scales side by side."""
-    from serkd.units.kmeans import fit_lloyd
-    from serkd.units.seeding import sample_indices, seed_centroids
-    from serkd.units.sums import add_blocks, square_sum
+    from serkd.units.actors import Clustering
 
-    blocks = [
-        (i, frames[start : start + _PART_FRAMES])
-        for i, start in enumerate(range(0, len(frames), _PART_FRAMES))
-    ]
-    starts = {k: seed_centroids(frames[sample_indices(len(frames), k, 0)], k, 0) for k in scales}
-    tallies: dict[int, Any] = {}
-    fitted = fit_lloyd(
-        lambda centroids: add_blocks(blocks, centroids, tallies),
-        starts,
-        squares=square_sum(frames),
-        max_iterations=_ITERATIONS,
-        tolerance=1e-4,
-        seed=0,
-    )
+    clustering = Clustering()
+    starts = range(0, len(frames), _PART_FRAMES)
+    clustering.hold([frames[start : start + _PART_FRAMES] for start in starts])
+    fitted = clustering.fit(scales, max_iterations=_ITERATIONS, tolerance=1e-4, seed=0)
     return {k: one.centroids for k, one in fitted.items()}
 
 

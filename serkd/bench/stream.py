@@ -149,10 +149,10 @@ class _Timed(Clustering):
         super().__init__(num_actors=num_actors)
         self.passes: list[float] = []
 
-    def _call(self, method: str, *arguments: object) -> list[Any]:
+    def call(self, method: str, *arguments: object) -> list[Any]:
         started = time.perf_counter()
-        found = super()._call(method, *arguments)
-        if method == "add":
+        found = super().call(method, *arguments)
+        if method == "add" and len(arguments) == 1:
             self.passes.append(time.perf_counter() - started)
         return found
 

@@ -2,13 +2,13 @@
 
 Parts of the stored frames are dealt over the shards. A shard keeps the training frames of its
 parts as float16, one block a part, as far as its cache goes, and reads the rest again in every
-pass. The caller sees centroids and float64 sums only; one bounded sample of frames goes from shard
-to shard, for the start.
+pass. The caller sees centroids and float64 sums only; a few thousand frames go from shard to shard,
+as candidates for the start.
 """
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from ray.exceptions import RayActorError
 
 from serkd.features.store import list_parts
 from serkd.units.kmeans import fit_lloyd
+from serkd.units.nearest import Codebook
 from serkd.units.scale import Fitted
-from serkd.units.seeding import sample_indices
+from serkd.units.seeding import Plan, find_start, plan_start
 from serkd.units.shards import BlockSizes, Shard, ShardActor
-from serkd.units.sums import merge_sums
+from serkd.units.sums import Sums, merge_sums
 
 logger = logging.getLogger(__name__)
 _ACTOR_CPUS = 0.5  # the other half of the CPUs reads Parquet
@@ -43,6 +44,8 @@ class Clustering:
         self.num_actors, self.has_gpus = num_actors, has_gpus
         self.shards: list[_Shard] = []
         self.sizes: BlockSizes = {}
+        self.squares: dict[str, float] = {}  # of the samples that shards keep
+        self._drawn: tuple[tuple[int, int], int] | None = None  # their sizes and seed
 
     def load(
         self,
@@ -59,7 +62,7 @@ class Clustering:
         `max_points` keeps a random sample of them, the same one for any number of shards.
         `cache_bytes` bounds what all shards together keep in memory.
         """
-        paths = list_parts(folder)
+        paths, self._drawn = list_parts(folder), None
         fits = sum(path.stat().st_size for path in paths) <= cache_bytes
         is_here = fits and (not self.has_gpus or faiss.get_num_gpus() > 0)
         count = 0 if is_here else min(self.num_actors, len(paths))
@@ -69,11 +72,17 @@ class Clustering:
             share = cache_bytes / len(self.shards)
             self._note(self._feed(parts, column, train_ids, share))
         else:
-            self._note(self._call("load", parts, column, train_ids, cache_bytes))
+            self._note(self.call("load", parts, column, train_ids, cache_bytes))
         if max_points is not None and max_points < self.num_frames:
             rng = np.random.default_rng(seed)
             indices = np.sort(rng.choice(self.num_frames, max_points, replace=False))
-            self._note(self._call("restrict", self._locate(indices)))
+            self._note(self.call("restrict", self.locate(indices)))
+
+    def hold(self, blocks: Sequence[np.ndarray]) -> None:
+        """Take frames (N, D) float16 that are in memory already, in this process."""
+        self._open(0)
+        self._drawn = None
+        self._note(self.call("hold", dict(enumerate(blocks))))
 
     def _open(self, count: int) -> None:
         """Have so many actors, or more; 0 is a shard in this process."""
@@ -128,7 +137,7 @@ class Clustering:
         found = {n: size for part in sizes for n, size in part.items()}
         self.sizes = {n: found[n] for n in sorted(found) if found[n][0]}
 
-    def _call(self, method: str, *arguments: object) -> list[Any]:
+    def call(self, method: str, *arguments: object) -> list[Any]:
         return self._end([shard.begin(method, *arguments) for shard in self.shards])
 
     def _end(self, pending: Sequence["_Call"]) -> list[Any]:
@@ -154,10 +163,12 @@ class Clustering:
         Raises:
             InputError: fewer training frames than clusters.
         """
+        starts = {k: self._start(k, seed) for k in sorted(scales)}
+        self._draw({})  # the samples would only take memory now
         return fit_lloyd(
-            lambda codebooks: merge_sums(self._call("add", codebooks)),
-            {k: self._start(k, seed) for k in sorted(scales)},
-            squares=sum(squares for _, squares in self.sizes.values()),
+            lambda codebooks: merge_sums(self.call("add", codebooks)),
+            starts,
+            squares=_sum_squares([self.sizes]),
             max_iterations=max_iterations,
             tolerance=tolerance,
             seed=seed,
@@ -165,15 +176,19 @@ class Clustering:
         )
 
     def _start(self, num_clusters: int, seed: int) -> np.ndarray:
-        """Found by the first shard: the sample does not pass through this process."""
-        chosen = self._locate(sample_indices(self.num_frames, num_clusters, seed))
-        found = [shard.begin("rows", chosen) for shard in self.shards]
-        for shard, call in zip(self.shards, found, strict=True):
-            shard.settle(call)
-        first = self.shards[0]
-        return first.end(first.begin("start", num_clusters, seed, *(c.result for c in found)))
+        """Found where the frames are: neither samples nor candidates pass through this process."""
+        plan = plan_start(self.num_frames, num_clusters, seed)
+        if self._drawn != (plan.size, seed):  # or those of the scale before will do
+            self._draw({"refined": plan.refined, "scored": plan.scored})
+            self._drawn = plan.size, seed
+        return find_start(_Samples(self, plan), num_clusters, seed)
 
-    def _locate(self, indices: np.ndarray) -> dict[int, np.ndarray]:
+    def _draw(self, samples: Mapping[str, np.ndarray]) -> None:
+        found = self.call("draw", {name: self.locate(at) for name, at in samples.items()})
+        self.squares = {name: _sum_squares(part[name] for part in found) for name in samples}
+        self._drawn = None
+
+    def locate(self, indices: np.ndarray) -> dict[int, np.ndarray]:
         """Indices into all frames, in block order, to rows of each block."""
         ends = list(itertools.accumulate(frames for frames, _ in self.sizes.values()))
         starts = [0, *ends[:-1]]
@@ -181,6 +196,33 @@ class Clustering:
             n: indices[(indices >= first) & (indices < end)] - first
             for n, first, end in zip(self.sizes, starts, ends, strict=True)
         }
+
+
+def _sum_squares(parts: Iterable[BlockSizes]) -> float:
+    """In the order of the blocks: the same bits for any number of shards."""
+    found = {n: squares for part in parts for n, (_, squares) in part.items()}
+    return sum(found[n] for n in sorted(found))
+
+
+class _Samples:
+    """The samples of a plan that lie in shards."""
+
+    def __init__(self, clustering: Clustering, plan: Plan) -> None:
+        self.clustering, self.plan = clustering, plan
+        self.squares = clustering.squares
+
+    def choose(self, num_clusters: int, num_starts: int, seed: int) -> list[np.ndarray]:
+        """By the first shard."""
+        shards = self.clustering.shards
+        rows = self.clustering.locate(self.plan.candidates)
+        picked = [shard.begin("pick", "scored", rows) for shard in shards]
+        for shard, call in zip(shards, picked, strict=True):
+            shard.settle(call)
+        found = [call.result for call in picked]
+        return shards[0].end(shards[0].begin("choose", num_clusters, num_starts, seed, *found))
+
+    def add(self, sample: str, codebooks: Mapping[int, Codebook]) -> Mapping[int, Sums]:
+        return merge_sums(self.clustering.call("add", codebooks, sample))
 
 
 class _Call:
@@ -232,8 +274,8 @@ class _Shard:
                 break
             except RayActorError as error:
                 self._replace(call, error)
-        if call.method == "restrict":
-            self.state.append(call)
+        if call.method in ("restrict", "draw"):
+            self.state = [told for told in self.state if told.method != call.method] + [call]
         return call.result
 
     def _replace(self, call: _Call, error: RayActorError) -> None:

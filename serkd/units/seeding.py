@@ -6,24 +6,47 @@ fixed size costs less than a few passes over a large corpus, and saves most of t
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from serkd.errors import InputError
 from serkd.units.kmeans import fit_lloyd
+from serkd.units.nearest import Codebook
 from serkd.units.scale import Fitted
-from serkd.units.sums import Tally, add_blocks, square_sum
+from serkd.units.sums import Sums
 
 _SAMPLE_FRAMES = 65_536  # a start is refined on so many
 _SCORED_FRAMES = 16_384  # starts are compared on so many, and at least 16 a cluster
 _CANDIDATES = 4_096  # starts are chosen among so many, and at least 4 a cluster
 _SCORED_WORK = 4_096  # starts times clusters: scoring takes about as long for any K
 _MIN_STARTS, _MAX_STARTS = 2, 16
+_SIDE_BY_SIDE = 4  # starts: each has sums (K, D) float64 in every shard
 _SCORING_ITERATIONS, _REFINING_ITERATIONS = 3, 20
 
 
-def sample_indices(num_frames: int, num_clusters: int, seed: int) -> np.ndarray:
-    """Which of all training frames the start is found on, sorted.
+@dataclass(frozen=True)
+class Plan:
+    """Which frames a start is found on: indices into all of them.
+
+    A start is refined on `refined`, starts are compared on `scored`, a part of those, and chosen
+    among `candidates`, a part of these. All are sorted.
+    """
+
+    refined: np.ndarray
+    scored: np.ndarray
+    candidates: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Equal for plans of one seed that differ in their candidates only."""
+        return len(self.refined), len(self.scored)
+
+
+def plan_start(num_frames: int, num_clusters: int, seed: int) -> Plan:
+    """Draw the samples for a start.
 
     Raises:
         InputError: fewer frames than clusters.
@@ -33,43 +56,61 @@ def sample_indices(num_frames: int, num_clusters: int, seed: int) -> np.ndarray:
             "units.num_clusters must be at most the number of training frames = "
             f"{num_frames}, got {num_clusters}"
         )
-    size = min(num_frames, max(_SAMPLE_FRAMES, 16 * num_clusters))
-    return np.sort(np.random.default_rng(seed).choice(num_frames, size, replace=False))
-
-
-def seed_centroids(
-    sample: np.ndarray, num_clusters: int, seed: int, *, tolerance: float = 1e-4
-) -> np.ndarray:
-    """The best of some starts on a sample (S, D) float16, refined there; (K, D) float32."""
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(sample))
-    part = sample[np.sort(order[: max(_SCORED_FRAMES, 16 * num_clusters)])]
-    candidates = sample[order[: max(_CANDIDATES, 4 * num_clusters)]].astype(np.float32)
+    size = min(num_frames, max(_SAMPLE_FRAMES, 16 * num_clusters))
+    drawn = rng.choice(num_frames, size, replace=False)
+    scored = drawn[: max(_SCORED_FRAMES, 16 * num_clusters)]
+    candidates = drawn[: max(_CANDIDATES, 4 * num_clusters)]
+    return Plan(np.sort(drawn), np.sort(scored), np.sort(candidates))
+
+
+class Sampled(Protocol):
+    """The samples of a plan, wherever their frames are."""
+
+    @property
+    def squares(self) -> Mapping[str, float]:
+        """The sums of squares of `refined` and `scored`."""
+
+    def choose(self, num_clusters: int, num_starts: int, seed: int) -> Sequence[np.ndarray]:
+        """`choose_starts` among the candidates."""
+
+    def add(self, sample: str, codebooks: Mapping[int, Codebook]) -> Mapping[int, Sums]:
+        """One pass over `refined` or `scored`: see `add_blocks`."""
+
+
+def find_start(
+    frames: Sampled, num_clusters: int, seed: int, *, tolerance: float = 1e-4
+) -> np.ndarray:
+    """The best of some starts, refined: (K, D) float32."""
+
+    def fit(sample: str, starts: Mapping[int, np.ndarray], passes: int) -> Mapping[int, Fitted]:
+        return fit_lloyd(
+            lambda codebooks: frames.add(sample, codebooks),
+            starts,
+            squares=frames.squares[sample],
+            max_iterations=passes,
+            tolerance=tolerance,
+            seed=0,
+        )
+
     num_starts = min(max(_SCORED_WORK // num_clusters, _MIN_STARTS), _MAX_STARTS)
-    squares = square_sum(part)
+    starts = dict(enumerate(frames.choose(num_clusters, num_starts, seed)))
     best: Fitted | None = None
-    for chosen in choose_greedily(candidates, num_clusters, num_starts, rng):
-        found = _lloyd(part, candidates[chosen], squares, _SCORING_ITERATIONS, tolerance)
-        if best is None or found.inertia[-1] < best.inertia[-1]:
-            best = found
+    for first in range(0, num_starts, _SIDE_BY_SIDE):
+        some = {n: starts[n] for n in range(first, min(first + _SIDE_BY_SIDE, num_starts))}
+        for found in fit("scored", some, _SCORING_ITERATIONS).values():
+            if best is None or found.inertia[-1] < best.inertia[-1]:
+                best = found
     assert best is not None
-    start, squares = best.centroids, square_sum(sample)
-    return _lloyd(sample, start, squares, _REFINING_ITERATIONS, tolerance).centroids
+    return fit("refined", {0: best.centroids}, _REFINING_ITERATIONS)[0].centroids
 
 
-def _lloyd(
-    sample: np.ndarray, start: np.ndarray, squares: float, iterations: int, tolerance: float
-) -> Fitted:
-    tallies: dict[int, Tally] = {}
-    fitted = fit_lloyd(
-        lambda centroids: add_blocks([(0, sample)], centroids, tallies),
-        {len(start): start},
-        squares=squares,
-        max_iterations=iterations,
-        tolerance=tolerance,
-        seed=0,
-    )
-    return fitted[len(start)]
+def choose_starts(
+    candidates: np.ndarray, num_clusters: int, num_starts: int, seed: int
+) -> list[np.ndarray]:
+    """Several greedy k-means++ starts, (K, D) float32 each, among candidates (C, D) float16."""
+    points, rng = candidates.astype(np.float32), np.random.default_rng([seed, num_clusters])
+    return [points[one] for one in choose_greedily(points, num_clusters, num_starts, rng)]
 
 
 def choose_greedily(

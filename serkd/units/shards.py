@@ -10,9 +10,10 @@ from ray.data import DataIterator
 from serkd.features.store import read_block
 from serkd.threads import set_threads
 from serkd.units.nearest import Codebook
-from serkd.units.seeding import seed_centroids
+from serkd.units.seeding import choose_starts
 from serkd.units.sums import Sums, Tally, add_blocks, square_sum
 
+Rows = Mapping[int, np.ndarray]  # a block's number to rows of it
 BlockSizes = dict[int, tuple[int, float]]  # frames and sum of squares of each block
 
 
@@ -28,15 +29,23 @@ class Shard:
         self.streamed: list[int] = []  # parts that do not fit
         self.chosen: dict[int, np.ndarray] | None = None  # rows of each block; None = all
         self.tallies: dict[int, Tally] = {}
+        self.samples: dict[str, _Sample] = {}
 
     def load(
         self, parts: Mapping[int, str], column: str, keep: Sequence[str], cache_bytes: float
     ) -> BlockSizes:
         """Read the parts and forget what was here before; returns the size of each block."""
-        self.cache, self.streamed, self.chosen, self.tallies = {}, [], None, {}
+        self.cache, self.streamed, self.chosen = {}, [], None
+        self.tallies, self.samples = {}, {}
         self.parts, self.column, self.keep = {}, column, frozenset(keep)
         self.cache_bytes = cache_bytes
         return dict(self._take(number, Path(path)) for number, path in parts.items())
+
+    def hold(self, blocks: Mapping[int, np.ndarray]) -> BlockSizes:
+        """Take blocks that are in memory already."""
+        self.load({}, "", (), 0.0)
+        self.cache = dict(blocks)
+        return {n: (len(block), square_sum(block)) for n, block in blocks.items()}
 
     def _read(self, number: int) -> np.ndarray:
         return read_block(self.parts[number], self.column, self.keep)
@@ -52,11 +61,16 @@ class Shard:
             self.streamed.append(number)
         return number, (len(block), square_sum(block))
 
-    def restrict(self, chosen: Mapping[int, np.ndarray]) -> BlockSizes:
+    def restrict(self, chosen: Rows) -> BlockSizes:
         """Use only the given rows of each block from now on."""
-        self.chosen = {n: chosen.get(n, np.zeros(0, np.int64)) for n in self.parts}
+        self.chosen = {
+            n: chosen.get(n, np.zeros(0, np.int64)) for n in (*self.cache, *self.streamed)
+        }
         self.cache = {n: block[self.chosen[n]] for n, block in self.cache.items()}
         return {n: (len(block), square_sum(block)) for n, block in self.blocks()}
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.cache or number in self.streamed
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """All blocks: the cached ones, then the others, each read while the one before is used."""
@@ -72,19 +86,59 @@ class Shard:
                     ahead.append((following, reader.submit(self._read, following)))
                 yield number, block if self.chosen is None else block[self.chosen[number]]
 
-    def rows(self, chosen: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Some rows of this shard's blocks."""
-        wanted = {n: rows for n, rows in chosen.items() if n in self.parts and len(rows)}
-        return {n: block[wanted[n]] for n, block in self.blocks() if n in wanted}
+    def draw(self, samples: Mapping[str, Rows]) -> dict[str, BlockSizes]:
+        """Keep some rows of blocks under a name, in place of what was kept; returns their sizes."""
+        self.samples = {
+            name: _Sample({n: at for n, at in rows.items() if n in self and len(at)})
+            for name, rows in samples.items()
+        }
+        if any(sample.rows for sample in self.samples.values()):
+            for number, block in self.blocks():
+                for sample in self.samples.values():
+                    sample.take(number, block)
+        return {
+            name: {n: (len(block), square_sum(block)) for n, block in sample.blocks.items()}
+            for name, sample in self.samples.items()
+        }
 
-    def start(self, num_clusters: int, seed: int, *found: dict[int, np.ndarray]) -> np.ndarray:
-        """The centroids (K, D) to start from, of the rows that all shards found."""
-        rows = {n: block for part in found for n, block in part.items()}
-        return seed_centroids(np.concatenate([rows[n] for n in sorted(rows)]), num_clusters, seed)
+    def pick(self, name: str, rows: Rows) -> dict[int, np.ndarray]:
+        """Those of a sample's frames that are some rows of blocks."""
+        return self.samples[name].pick(rows)
 
-    def add(self, codebooks: Mapping[int, Codebook]) -> dict[int, Sums]:
-        """One pass: see `add_blocks`."""
-        return add_blocks(self.blocks(), codebooks, self.tallies)
+    def choose(
+        self, num_clusters: int, num_starts: int, seed: int, *picked: Mapping[int, np.ndarray]
+    ) -> list[np.ndarray]:
+        """`choose_starts` among the candidates that all shards picked."""
+        found = {n: block for part in picked for n, block in part.items()}
+        candidates = np.concatenate([found[n] for n in sorted(found)])
+        return choose_starts(candidates, num_clusters, num_starts, seed)
+
+    def add(self, codebooks: Mapping[int, Codebook], sample: str | None = None) -> dict[int, Sums]:
+        """One pass over all frames, or over those of a sample: see `add_blocks`."""
+        if sample is None:
+            return add_blocks(self.blocks(), codebooks, self.tallies)
+        found = self.samples[sample]
+        return add_blocks(sorted(found.blocks.items()), codebooks, found.tallies)
+
+
+class _Sample:
+    """Some rows of blocks, kept beside them; `rows` are sorted."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.blocks: dict[int, np.ndarray] = {}
+        self.tallies: dict[int, Tally] = {}
+
+    def take(self, number: int, block: np.ndarray) -> None:
+        if number in self.rows:
+            self.blocks[number] = block[self.rows[number]]
+
+    def pick(self, rows: Rows) -> dict[int, np.ndarray]:
+        return {
+            n: self.blocks[n][np.searchsorted(self.rows[n], wanted)]
+            for n, wanted in rows.items()
+            if n in self.rows and len(wanted)
+        }
 
 
 class ShardActor(Shard):

@@ -20,6 +20,7 @@ from scipy import sparse
 from serkd.threads import side_by_side
 from serkd.units.nearest import CHUNK_FRAMES, Codebook, Nearest
 
+_SQUARED_FRAMES = 512  # at once: they stay in the cache of a core
 _AHEAD = 4  # chunks for each worker that are cut before they are needed
 
 Blocks = Iterable[tuple[int, np.ndarray]]  # a block's number and its frames (N, D) float16
@@ -93,7 +94,10 @@ def add_blocks(
         if scale not in books:
             del tallies[scale]
     for scale, book in books.items():
-        tallies.setdefault(scale, Tally.empty(*book.centroids.shape)).num_moved = 0
+        shape = book.centroids.shape
+        if scale not in tallies or tallies[scale].sums.shape != shape:
+            tallies[scale] = Tally.empty(*shape)
+        tallies[scale].num_moved = 0
 
     def add(chunk: Chunk) -> None:
         number, first, frames = chunk
@@ -148,11 +152,11 @@ def merge_sums(parts: Iterable[Mapping[int, Sums]]) -> dict[int, Sums]:
 
 
 def square_sum(frames: np.ndarray) -> float:
-    """Sum of squares of frames (N, D) float16, in float64 and chunk by chunk."""
+    """Sum of squares of frames (N, D) float16, to float32's rounding of each square."""
     total = 0.0
-    for first in range(0, len(frames), CHUNK_FRAMES):
-        wide = _to_float64(frames[first : first + CHUNK_FRAMES])
-        total += float(np.einsum("nd,nd->", wide, wide))
+    for first in range(0, len(frames), _SQUARED_FRAMES):
+        part = torch.from_numpy(np.ascontiguousarray(frames[first : first + _SQUARED_FRAMES]))
+        total += float(part.float().square_().sum(dtype=torch.float64))
     return total
 
 

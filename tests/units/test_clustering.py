@@ -237,7 +237,7 @@ def test_an_actor_that_is_killed_in_the_third_pass_changes_no_bit(
         expected = _fit(here)
     assert len(expected.inertia) > 3
     passes: list[str] = []
-    call = Clustering._call
+    call = Clustering.call
 
     def count(self: Clustering, method: str, *arguments: object) -> list[Any]:
         passes.append(method)
@@ -248,7 +248,7 @@ def test_an_actor_that_is_killed_in_the_third_pass_changes_no_bit(
         return call(self, method, *arguments)
 
     with _open(folder, max_points=max_points, num_actors=2) as there:
-        monkeypatch.setattr(Clustering, "_call", count)
+        monkeypatch.setattr(Clustering, "call", count)
         found = _fit(there)
         assert [shard.num_deaths for shard in there.shards] == [0, 1]
     assert "killed" in passes
@@ -261,7 +261,7 @@ def test_a_shard_whose_actors_keep_dying_fails_loudly(
     folder = _write(tmp_path / "a", _make_frames())
 
     class Dying(ShardActor):
-        def add(self, centroids: object) -> Any:  # noqa: ANN401
+        def add(self, *arguments: object) -> Any:  # noqa: ANN401
             os._exit(1)
 
     monkeypatch.setattr("serkd.units.actors.ShardActor", Dying)

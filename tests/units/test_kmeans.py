@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
+from starts import seed_centroids
 
 from serkd.errors import InputError
 from serkd.units.kmeans import fit_lloyd
 from serkd.units.nearest import assign_units, build_searcher
 from serkd.units.scale import Fitted, split_empty
-from serkd.units.seeding import choose_greedily, sample_indices, seed_centroids
+from serkd.units.seeding import choose_greedily, plan_start
 from serkd.units.sums import Sums, Tally, add_blocks, merge_sums, square_sum
 
 AddAll = Callable[[Mapping[int, np.ndarray]], Mapping[int, Sums]]
@@ -263,17 +264,20 @@ def test_as_many_clusters_as_frames_gives_each_frame_its_own() -> None:
 
 
 def test_more_clusters_than_frames_is_refused() -> None:
-    assert len(sample_indices(10, 10, 0)) == 10
+    assert len(plan_start(10, 10, 0).refined) == 10
     with pytest.raises(InputError, match="at most the number of training frames = 10, got 11"):
-        sample_indices(10, 11, 0)
+        plan_start(10, 11, 0)
 
 
 @settings(max_examples=50, deadline=None)
 @given(num_frames=st.integers(2, 5_000), seed=st.integers(0, 1_000))
 def test_the_start_is_drawn_from_distinct_sorted_frames(num_frames: int, seed: int) -> None:
-    found = sample_indices(num_frames, 2, seed)
-    assert (np.diff(found) > 0).all()
-    assert found[0] >= 0
-    assert found[-1] < num_frames
-    assert len(found) == min(num_frames, 65_536)
-    assert np.array_equal(found, sample_indices(num_frames, 2, seed))
+    plan, again = plan_start(num_frames, 2, seed), plan_start(num_frames, 2, seed)
+    for name, most in (("refined", 65_536), ("scored", 16_384), ("candidates", 4_096)):
+        found = getattr(plan, name)
+        assert (np.diff(found) > 0).all()
+        assert found[0] >= 0
+        assert found[-1] < num_frames
+        assert len(found) == min(num_frames, most)
+        assert np.array_equal(found, getattr(again, name))
+    assert set(plan.candidates) <= set(plan.scored) <= set(plan.refined)
