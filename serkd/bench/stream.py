@@ -2,8 +2,8 @@
 
 Four processes take turns: a plain pyarrow read of the files, faiss.Kmeans on all frames in memory,
 and serkd with a cache for all frames (in one process) and for a share of them (actors). Frames are
-read twice: the first time Ray has to start processes. Steady is a pass over the frames after the
-first; memory is the largest that the system saw of a process.
+read twice: the first time Ray has to start its own processes. Steady is a pass over the frames
+after the first; an idle actor has loaded its libraries and no frames.
 """
 
 import argparse
@@ -167,7 +167,14 @@ def _fit_serkd(folder: Path, options: argparse.Namespace, share: float) -> dict[
     num_bytes = sum(path.stat().st_size for path in list_parts(folder))
     runtime.start_ray()
     clustering = _Timed(options.actors)
-    before, seconds = _memory("VmRSS"), []
+    num_actors = options.actors if share < 1.0 else 0
+    clustering.open(num_actors)
+    actors = [shard.actor for shard in clustering.shards if shard.actor]
+
+    def ask(name: str) -> list[int]:
+        return ray.get([actor.__ray_call__.remote(lambda _: _memory(name)) for actor in actors])
+
+    idle, before, seconds = ask("VmRSS"), _memory("RssAnon"), []
     for _ in range(2):
         started = time.perf_counter()
         clustering.load(folder, _COLUMN, names, cache_bytes=share * num_bytes)
@@ -180,18 +187,22 @@ def _fit_serkd(folder: Path, options: argparse.Namespace, share: float) -> dict[
         "steady_s": statistics.median(clustering.passes[1:]),
         "fit_s": time.perf_counter() - started,
     }
-    actors = [shard.actor for shard in clustering.shards if shard.actor]
     if actors:
-        peaks = [actor.__ray_call__.remote(lambda _: _memory("VmHWM")) for actor in actors]
         found["limit_bytes"] = share * num_bytes / len(actors)
-        found["actor_bytes"] = max(ray.get(peaks))
-        found["driver_growth_bytes"] = _memory("VmHWM") - before
+        found["idle_bytes"] = max(idle)
+        found["peak_bytes"] = max(ask("VmHWM"))
+        found["store_bytes"] = max(ask("RssShmem"))
+        found["driver_bytes"] = _memory("RssAnon") - before
     clustering.close()
     return found
 
 
 def _memory(name: str) -> int:
-    """Bytes: VmRSS is what this process has now, VmHWM the most that it had (Linux only)."""
+    """Bytes of this process, on Linux only.
+
+    VmRSS is what it has now, VmHWM the most that it had, RssShmem its part in Ray's object store,
+    RssAnon what is its own.
+    """
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
@@ -205,8 +216,9 @@ def _markdown(report: Mapping[str, Any]) -> str:
         f"K = {report['num_clusters']}, {report['actors']} actors, {report['cpus']} CPUs",
         "",
         "| way | first read (s) | read again (s) | of pyarrow's | steady pass (s) | of FAISS's | "
-        "whole fit (s) | cache of an actor (MB) | peak of an actor (MB) | driver grew by (MB) |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "whole fit (s) | actor: cache (MB) | idle (MB) | peak (MB) | of it Ray's store (MB) | "
+        "driver grew by (MB) |",
+        f"|---|{11 * '---:|'}",
     ]
     for way, one in ways.items():
         read, steady = one.get("load_s"), one.get("steady_s")
@@ -219,7 +231,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
             _cell(one.get("fit_s"), 1, ".1f"),
             *(
                 _cell(one.get(f"{n}_bytes"), 1e6, ".0f")
-                for n in ("limit", "actor", "driver_growth")
+                for n in ("limit", "idle", "peak", "store", "driver")
             ),
         ]
         lines.append(f"| {WAYS[way]} | {' | '.join(cells)} |")

@@ -66,7 +66,7 @@ class Clustering:
         fits = sum(path.stat().st_size for path in paths) <= cache_bytes
         is_here = fits and (not self.has_gpus or faiss.get_num_gpus() > 0)
         count = 0 if is_here else min(self.num_actors, len(paths))
-        self._open(count)
+        self.open(count)
         parts = {number: str(path) for number, path in enumerate(paths)}
         if count:
             share = cache_bytes / len(self.shards)
@@ -80,11 +80,11 @@ class Clustering:
 
     def hold(self, blocks: Sequence[np.ndarray]) -> None:
         """Take frames (N, D) float16 that are in memory already, in this process."""
-        self._open(0)
+        self.open(0)
         self._drawn = None
         self._note(self.call("hold", dict(enumerate(blocks))))
 
-    def _open(self, count: int) -> None:
+    def open(self, count: int) -> None:
         """Have so many actors, or more; 0 is a shard in this process."""
         is_other = [bool(shard.actor) != bool(count) for shard in self.shards]
         if any(is_other) or len(self.shards) < max(1, count):

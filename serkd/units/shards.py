@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from ray.data import DataIterator
 
 from serkd.features.store import read_block
@@ -96,6 +97,7 @@ class Shard:
             for number, block in self.blocks():
                 for sample in self.samples.values():
                     sample.take(number, block)
+            pa.default_memory_pool().release_unused()
         return {
             name: {n: (len(block), square_sum(block)) for n, block in sample.blocks.items()}
             for name, sample in self.samples.items()
@@ -158,4 +160,5 @@ class ShardActor(Shard):
         sizes = self.load({}, column, keep, cache_bytes)
         for row in parts.iter_rows():
             sizes |= [self._take(int(row["number"]), Path(row["path"]))]
+        pa.default_memory_pool().release_unused()  # it would keep what reading took
         return {number: str(path) for number, path in self.parts.items()}, sizes
