@@ -20,6 +20,7 @@ from serkd.errors import InputError
 from serkd.features.backbone import Backbone
 
 LAYER_ORDER = "transformers' order: 0 enters the first layer, 1..L are the layers' outputs"
+PADDING = "none: the frames of an utterance are those that it has alone, at its own length"
 _INFO = "stage.json"
 _PACKAGES = ("serkd", "torch", "transformers", "ray", "numpy", "pyarrow", "soundfile", "soxr")
 
@@ -66,6 +67,7 @@ def lineage(fold: Fold, backbone: Backbone, stage: str) -> dict[str, str]:
         "train_hash": fold.train_hash,
         "backbone": backbone.weight_hash,
         "layers": LAYER_ORDER,
+        "padding": PADDING,
     }
 
 

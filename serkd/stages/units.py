@@ -1,5 +1,6 @@
 """The stages that make pseudo-labels: centroids and units of one scale."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +102,14 @@ def run_units(contexts: Sequence[Context]) -> None:
     slots = None if genders is None else GENDER_SLOTS
     for context in contexts:
         size = num_units(context.ref.scale[1], in_units)
-        about = {"num_units": size, "unit": meaning, "gender_in_units": in_units, "genders": slots}
+        fit = json.loads((context.input("centroids").folder / "fit.json").read_text("utf-8"))
+        about = {
+            "num_points": fit["num_points"],
+            "num_units": size,
+            "unit": meaning,
+            "gender_in_units": in_units,
+            "genders": slots,
+        }
         write_json(context.folder / "units.json", {**_describe(context), **about})
         _write_quality(context, genders, size)
 

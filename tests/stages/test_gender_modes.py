@@ -175,13 +175,14 @@ def test_artifacts_say_what_they_are_without_the_program(
     assert same.items() <= fit.items()
     assert same.items() <= units.items()
     assert "0 enters the first layer" in fit["layers"]
+    assert fit["padding"].startswith("none") and units["padding"] == fit["padding"]
     hidden = read_frames(store.folder("hidden", graph.key(HIDDEN)), f"layer_{LAYER}")
     by_id = graph.fold.manifest.by_id
     of_train = hidden.select(graph.fold.train)
     points = {gender: 0 for gender in GENDER_SLOTS}
     for utt_id, length in zip(of_train.utt_ids, of_train.lengths, strict=True):
         points[by_id[utt_id].gender] += int(length)
-    assert fit["num_points"] == list(points.values())
+    assert fit["num_points"] == units["num_points"] == list(points.values())
     assert units["genders"] == {"female": 0, "male": 1}
     assert (units["unit"], units["num_units"]) == ("cluster + num_clusters * gender", 2 * K)
     with safe_open(folder / "quality.safetensors", "numpy") as file:
