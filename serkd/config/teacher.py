@@ -67,9 +67,14 @@ class Stage2(Section):
     """Fine-tuning on the utterances' emotions."""
 
     pooling: Pooling = "attention"
-    loss: Literal["am_softmax", "cross_entropy"] = "am_softmax"
-    scale: PositiveFloat = Field(15.0, description="s of AM-Softmax")
-    margin: float = Field(0.2, ge=0.0, lt=1.0, description="m of AM-Softmax")
+    loss: Literal["am_softmax", "aam_softmax", "cross_entropy"] = Field(
+        "am_softmax", description="margin on the cosine (AM), on the angle (AAM), or none"
+    )
+    scale: PositiveFloat = Field(15.0, description="s of AM- and AAM-Softmax")
+    margin: float = Field(0.2, ge=0.0, lt=1.0, description="m of AM- and AAM-Softmax (radians)")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class of train has the same weight in the loss"
+    )
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     mask_start_share: Share = Field(0.0, description="SpecAugment over time on the suffix's input")
     mask_span_frames: PositiveInt = 10

@@ -7,14 +7,24 @@ from serkd.losses.terms import Term
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: float = 1.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weight: float = 1.0,
+    class_weights: Tensor | None = None,
 ) -> Term:
     """Mean cross-entropy over samples whose label is not negative.
 
-    `logits` is (N, C), `labels` (N,) int64; a label of -100 (sealed, unknown) adds nothing.
+    `logits` is (N, C), `labels` (N,) int64; a label of -100 (sealed, unknown) adds nothing. With
+    `class_weights` (C,) it is the mean weighted by those of the samples' classes.
     """
-    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
-    return Term(total, float((labels >= 0).sum()), weight)
+    total = F.cross_entropy(
+        logits, labels, class_weights, reduction="sum", label_smoothing=label_smoothing
+    )
+    known = labels[labels >= 0]
+    count = float(len(known)) if class_weights is None else float(class_weights[known].sum())
+    return Term(total, count, weight)
 
 
 def distillation(

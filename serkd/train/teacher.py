@@ -11,7 +11,7 @@ from serkd import config
 from serkd.features.backbone import Backbone, Suffix
 from serkd.features.store import Frames, read_frames
 from serkd.losses.logits import cross_entropy
-from serkd.losses.margin import am_softmax
+from serkd.losses.margin import aam_softmax, am_softmax
 from serkd.losses.terms import Term
 from serkd.losses.units import multi_scale_cross_entropy
 from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor, UnitTeacher
@@ -188,6 +188,9 @@ class EmotionTask(SuffixTask):
         self.model = build_teacher(settings, self.suffix, self.dim, data.num_classes)
         self.model.to(self.device)
         self.fit_statistics(self.model)
+        self.class_weights = None
+        if settings.class_weights == "balanced":
+            self.class_weights = balance_classes(data).to(self.device)
 
     def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
         hidden, mask = self.batch(index)
@@ -195,18 +198,28 @@ class EmotionTask(SuffixTask):
         if self.settings.mask_start_share > 0:
             spans = self.settings.mask_span_frames
             masked = draw_spans(mask.cpu(), self.settings.mask_start_share, spans).to(self.device)
-        logits = self.model(hidden, mask, masked).logits
+        logits, labels = self.model(hidden, mask, masked).logits, self.labels(index)
+        weights = self.class_weights
         if self.settings.loss == "cross_entropy":
-            return {"emotion": cross_entropy(logits, self.labels(index))}
+            return {"emotion": cross_entropy(logits, labels, class_weights=weights)}
+        loss = am_softmax if self.settings.loss == "am_softmax" else aam_softmax
         scale, margin = self.settings.scale, self.settings.margin
-        cosines = logits / scale
-        return {"emotion": am_softmax(cosines, self.labels(index), scale=scale, margin=margin)}
+        term = loss(logits / scale, labels, scale=scale, margin=margin, class_weights=weights)
+        return {"emotion": term}
 
     def evaluate(self, workers: Workers) -> dict[str, float]:
         self.model.eval()
         index = workers.share(self.data.dev_index)
         logits, _ = predict(forward_pair(self.model), self.data.frames, index, self.device)
         return self.data.dev_metrics(logits, index, workers)
+
+
+def balance_classes(data: FoldData) -> Tensor:
+    """(C,) float32: the same sum for every class of train, and 1 on average over its samples."""
+    counts = np.bincount(data.labels[: len(data.train_ids)], minlength=data.num_classes)
+    return torch.from_numpy(
+        counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    ).float()
 
 
 def build_teacher(
@@ -219,5 +232,5 @@ def build_teacher(
         num_classes,
         pooling=settings.pooling,
         dropout=settings.dropout,
-        scale=settings.scale if settings.loss == "am_softmax" else None,
+        scale=None if settings.loss == "cross_entropy" else settings.scale,
     )
