@@ -27,6 +27,9 @@ class Fit(Section):
 
 class BackboneFit(Fit):
     backbone_lr: PositiveFloat = Field(5e-5, description="peak learning rate of the suffix")
+    layer_decay: float = Field(
+        1.0, gt=0.0, le=1.0, description="learning rate of a layer by that of the layer above it"
+    )
 
 
 class Stage1Fit(BackboneFit):

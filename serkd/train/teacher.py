@@ -36,7 +36,7 @@ class SuffixTask(Task):
         device: str,
     ) -> None:
         self.name, self.data, self.seed = name, data, seed
-        self.backbone_lr, self.fit = fit.backbone_lr, fit
+        self.backbone_lr, self.layer_decay, self.fit = fit.backbone_lr, fit.layer_decay, fit
         self.device = torch.device(device)
         self.suffix = Suffix(backbone, frozen_layers)
         self.dim = backbone.dim
@@ -51,7 +51,22 @@ class SuffixTask(Task):
         groups: list[tuple[str, nn.Module | nn.Parameter, float]] = [
             ("heads", nn.ModuleList(heads), self.fit.lr)
         ]
-        return [("backbone", self.suffix, self.backbone_lr), *groups]
+        return [*self._suffix_groups(), *groups]
+
+    def _suffix_groups(self) -> list[tuple[str, nn.Module, float]]:
+        """One, or one of each layer: below the top one learning rates decay."""
+        decay, body = self.layer_decay, self.suffix.body
+        if decay == 1.0:
+            return [("backbone", self.suffix, self.backbone_lr)]
+        layers = enumerate(body.layers, start=self.suffix.first_layer + 1)
+        top = self.suffix.first_layer + len(body.layers)
+        groups: list[tuple[str, nn.Module, float]] = [
+            (f"layer_{n}", layer, self.backbone_lr * decay ** (top - n)) for n, layer in layers
+        ]
+        norm = (
+            [] if body.final_norm is None else [("final_norm", body.final_norm, self.backbone_lr)]
+        )
+        return [*groups, *norm]
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Hidden states (B, F, D) and valid frames (B, F) on the device."""

@@ -91,6 +91,25 @@ def test_stage_1_counts_masked_frames_or_all_valid_ones(stored: Builder) -> None
             assert term.count == num_valid if frames == "all" else 0 < term.count < num_valid
 
 
+@pytest.mark.parametrize("name", ["extractor", "teacher_units", "teacher"])
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_learning_rates_decay_from_layer_to_layer_and_leave_none_out(
+    stored: Builder, name: str, decay: float
+) -> None:
+    section = {"extractor": "extractor", "teacher_units": "teacher.stage1"}.get(
+        name, "teacher.stage2"
+    )
+    changes = {f"{section}.fit.layer_decay": decay, f"{section}.fit.backbone_lr": 0.01}
+    task = stored.build_task(name, changes)()
+    groups = task.parameter_groups()
+    rates = {group: lr for group, _, lr in groups if group != "heads"}
+    assert rates == ({"backbone": 0.01} if decay == 1.0 else {"layer_1": 0.005, "layer_2": 0.01})
+    modules = [module for _, module, _ in groups if isinstance(module, torch.nn.Module)]
+    trained = [id(p) for module in modules for p in module.parameters() if p.requires_grad]
+    expected = [id(p) for p in task.model.parameters() if p.requires_grad]
+    assert sorted(trained) == sorted(expected)
+
+
 def _student(stored: Builder, **changes: object) -> StudentTask:
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
     task = stored.build_task("student", dotted)()
