@@ -38,3 +38,20 @@ def build_experiment(
     for dotted, value in values.items():
         set_dotted(merged, dotted, value)
     return validate(Experiment, merged, origin)
+
+
+def read_numbers(option: str, text: str, *, least: int) -> list[int]:
+    """What an option lists: "3,6" to [3, 6].
+
+    Raises:
+        InputError: not numbers, too small, or one is there twice.
+    """
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < least or len(set(numbers)) < len(numbers):
+        raise InputError(
+            f"{option} must be different whole numbers of at least {least}, like 3,6, got {text!r}"
+        )
+    return numbers

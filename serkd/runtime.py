@@ -12,7 +12,7 @@ import torch
 # Ray replaces 127.0.0.1 by the machine's outer address; another loopback address it keeps, where
 # there is one. Some of its servers listen on all interfaces all the same.
 _LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
-_OBJECT_STORE_BYTES = 512 * 1024**2  # parts of 64 MB and centroids; features never lie in it
+_OBJECT_STORE_BYTES = 512 * 1024**2  # parts on their way to an encoder, and centroids
 
 
 def start_ray(num_cpus: int | None = None) -> None:

@@ -43,6 +43,7 @@ MAY_IMPORT_RAY = {
     "features.extract",
     "features.store",
     "units.actors",
+    "units.handles",
     "units.shards",
     "train.loop",
     "train.checkpoint",

@@ -95,10 +95,13 @@ def _resolve(options: argparse.Namespace, folder: Path) -> Job:
     from serkd.corpora.synthetic import write_corpus
     from serkd.errors import InputError
     from serkd.features.backbone import find_backbone
+    from serkd.recipe import read_numbers
 
     backbone = find_backbone(options.backbone)
-    layers = [int(text) for text in options.layers.split(",") if text] or [backbone.num_layers]
-    if not all(0 <= layer <= backbone.num_layers for layer in layers):
+    layers = [backbone.num_layers]
+    if options.layers:
+        layers = read_numbers("--layers", options.layers, least=0)
+    if max(layers) > backbone.num_layers:
         raise InputError(f"--layers must be 0 to {backbone.num_layers}, got {options.layers}")
     manifest = options.manifest
     if manifest is None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from serkd.errors import InputError
+from serkd.recipe import read_numbers
 
 Fit = Callable[[np.ndarray, Sequence[int]], dict[int, np.ndarray]]  # (N, D) float16 to centroids
 _PART_FRAMES = 50_000
@@ -108,7 +109,9 @@ WAYS: Mapping[str, tuple[str, Fit, str]] = {  # a name, how, and the package tha
 def main(arguments: Sequence[str]) -> None:
     """Parse, measure, print Markdown; `--json FILE` writes everything."""
     options = _parse(arguments)
-    scales = [int(text) for text in options.num_clusters.split(",")]
+    scales = read_numbers("--num-clusters", options.num_clusters, least=2)
+    if options.runs < 1 or options.frames < max(scales):
+        raise InputError("--runs must be at least 1, and --frames as many as clusters")
     if options.worker is not None:
         print(json.dumps(_work(options.worker, Path(options.data), scales)))
         return

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from serkd.bench.kmeans import draw_mixture
+from serkd.errors import InputError
 from serkd.units.actors import Clustering
 
 _COLUMN = "layer_1"
@@ -37,6 +38,10 @@ WAYS: Mapping[str, str] = {
 def main(arguments: Sequence[str]) -> None:
     """Parse, measure, print Markdown; `--json FILE` writes everything."""
     options = _parse(arguments)
+    if min(options.runs, options.actors) < 1 or options.passes < 2 or not 0 < options.share < 1:
+        raise InputError("--runs and --actors must be 1 or more, --passes 2, --share in (0, 1)")
+    if not 2 <= options.num_clusters <= options.frames:
+        raise InputError(f"--num-clusters must be 2 to --frames, got {options.num_clusters}")
     if options.worker is not None:
         print(json.dumps(_work(options)))
         return
@@ -144,7 +149,7 @@ def _fit_faiss(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         seconds.append(time.perf_counter() - started)
         assert model.obj is not None
         made.append(len(model.obj))
-    return {"steady_s": (seconds[1] - seconds[0]) / (made[1] - made[0]), "fit_s": seconds[1]}
+    return {"steady_s": (seconds[1] - seconds[0]) / max(1, made[1] - made[0]), "fit_s": seconds[1]}
 
 
 class _Timed(Clustering):
@@ -157,7 +162,7 @@ class _Timed(Clustering):
     def call(self, method: str, *arguments: object) -> list[Any]:
         started = time.perf_counter()
         found = super().call(method, *arguments)
-        if method == "add" and len(arguments) == 1:
+        if method == "add" and len(arguments) == 2:  # and not of a sample
             self.passes.append(time.perf_counter() - started)
         return found
 

@@ -11,6 +11,7 @@ from serkd.cli.options import (
     QuietOption,
     SetOption,
     StorageOption,
+    check_folder,
     open_console,
     watch,
 )
@@ -57,9 +58,11 @@ def features(
     """
     import json
 
+    from serkd.recipe import read_numbers
     from serkd.report.frames import write_features
 
-    chosen = _read_numbers("--layers", layers, least=0)
+    check_folder("--out", out)
+    chosen = [] if layers is None else read_numbers("--layers", layers, least=0)
     experiment = _read(recipe, manifest, backbone, {}, overrides)
     console = open_console()
     with watch(console, quiet or as_json) as observer:
@@ -104,12 +107,15 @@ def cluster(
     """
     import json
 
+    from serkd.recipe import read_numbers
     from serkd.report.frames import write_clusters
     from serkd.report.terminal import print_units
 
+    check_folder("--out", out)
     values: dict[str, object] = {
-        "units.layers": _read_numbers("--layers", layers, least=1),
-        "units.num_clusters": _read_numbers("--num-clusters", num_clusters, least=2),
+        "units.layers": layers and read_numbers("--layers", layers, least=1),
+        "units.num_clusters": num_clusters
+        and read_numbers("--num-clusters", num_clusters, least=2),
         "units.source": "backbone" if pretrained else None,
     }
     experiment = _read(recipe, manifest, backbone, values, overrides)
@@ -136,6 +142,7 @@ def export(
     """Write stored units as fairseq's label files: train, valid (serkd's dev) and test."""
     from serkd.report.fairseq import export_fairseq
 
+    check_folder("--out", out)
     for written in export_fairseq(folder, out):
         print(written)
 
@@ -161,18 +168,3 @@ def _read(
     data = {} if recipe is None else read_yaml(recipe)
     origin = "options" if recipe is None else str(recipe)
     return build_experiment(data, {**values, **read_overrides(overrides or [])}, origin=origin)
-
-
-def _read_numbers(option: str, text: str | None, *, least: int) -> list[int]:
-    """ "3,6" to [3, 6]; none given is an empty list."""
-    if text is None:
-        return []
-    try:
-        numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < least or len(set(numbers)) < len(numbers):
-        raise InputError(
-            f"{option} must be different whole numbers of at least {least}, like 3,6, got {text!r}"
-        )
-    return numbers

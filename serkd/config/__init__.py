@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from serkd.config.data import Backbone, Corpus, Protocol
 from serkd.config.fit import BackboneFit, Fit, PositiveInt, Train
-from serkd.config.student import Curriculum, Distill, Meta, Student
+from serkd.config.student import Curriculum, Distill, LogMel, Meta, Student
 from serkd.config.teacher import Extractor, Stage1, Stage2, Teacher, Units
 from serkd.section import Section
 
@@ -17,6 +17,7 @@ __all__ = [
     "Experiment",
     "Extractor",
     "Fit",
+    "LogMel",
     "Meta",
     "PositiveInt",
     "Protocol",

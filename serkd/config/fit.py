@@ -45,4 +45,7 @@ class Train(Section):
 
     num_workers: PositiveInt = Field(1, description="1 = in the caller's process, more = Ray Train")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    cache_gb: PositiveFloat = Field(8.0, description="frames that clustering keeps in memory")
+    cache_gb: PositiveFloat = Field(
+        8.0,
+        description="frames that clustering keeps in memory: all its actors together, each trial",
+    )

@@ -54,8 +54,8 @@ def export_fairseq(source: Path, out: Path) -> list[Path]:
 def find_units(folder: Path) -> list[UnitsFolder]:
     """The units of a run, of what `serkd cluster` wrote, or of one stored stage."""
     folder = folder.resolve()
-    if (folder / ABOUT).is_file() and _read_json(folder / ABOUT)["what"] == "units":
-        about = _read_json(folder / ABOUT)
+    about = _read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+    if about.get("what") == "units":
         experiment = build_experiment(about["experiment"], {}, origin=str(folder / ABOUT))
         graphs = _graphs(experiment, about["fold_choice"])
         return [_here(g, ref, folder / scale_folder(g.fold, ref)) for g, ref in graphs]
@@ -114,8 +114,18 @@ def _of_stage(folder: Path) -> UnitsFolder:
 
 
 def _export(source: UnitsFolder, out: Path) -> Path:
-    units, by_id = read_frames(source.folder, "units"), source.fold.manifest.by_id
-    num_units = _read_json(source.folder / "units.json")["num_units"]
+    fold, said = source.fold, _read_json(source.folder / "units.json")
+    if said["train_hash"] != fold.train_hash:
+        raise InputError(
+            f"{source.folder}: the corpus must be as it was, but fold {fold.name} now trains on "
+            f"other utterances ({fold.train_hash[:8]}) than the units' k-means "
+            f"({said['train_hash'][:8]}); run it again"
+        )
+    units, by_id, num_units = (
+        read_frames(source.folder, "units"),
+        fold.manifest.by_id,
+        said["num_units"],
+    )
     root = Path(os.path.commonpath([Path(u.path).parent for u in by_id.values()]))
     out.mkdir(parents=True)
     for part, subset in _SUBSETS.items():

@@ -15,6 +15,8 @@ from serkd.events import Observer
 from serkd.features.extract import EXTRACT_INFO
 from serkd.report.results import stage_row, unit_quality
 from serkd.report.run import start_compute, write_json
+from serkd.report.tensorboard import TensorBoard
+from serkd.report.units import show_units
 from serkd.stages.catalogue import STAGES, list_scales
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
@@ -68,6 +70,7 @@ def write_clusters(
 ) -> dict[str, Any]:
     """Centroids, units and their quality for each scale, below `out`/fold_<f>/layer_<n>_k_<K>.
 
+    Pictures of the units are in `out`/fold_<f>, and in `out`/tensorboard.
     The units are those of `serkd run`. Returns what about.json says.
 
     Raises:
@@ -80,17 +83,25 @@ def write_clusters(
         graph.check()
     scales = list_scales(experiment)
     targets = [Ref(stage, scale) for stage in ("centroids", "units") for scale in scales]
-    store, found, stages = StageStore(storage), {}, []
+    store, found, stages, artifacts = StageStore(storage), {}, [], {}
     compute = start_compute(experiment, graphs, targets, store)
     try:
         for graph in graphs:
-            artifacts, results = graph.run(targets, store, compute, observer)
-            for ref in targets:
-                _link(artifacts[ref], out / scale_folder(graph.fold, ref))
-            found[graph.fold.name] = {"units": unit_quality(artifacts)}
+            name = graph.fold.name
+            artifacts[name], results = graph.run(targets, store, compute, observer)
+            found[name] = {"units": unit_quality(artifacts[name])}
             stages += [stage_row(result) for result in results]
     finally:
         compute.close()
+    # all at the end: a folder that is half full would be refused when the command is given again
+    for graph in graphs:
+        name = graph.fold.name
+        for ref in targets:
+            _link(artifacts[name][ref], out / scale_folder(graph.fold, ref))
+        board = TensorBoard(out / "tensorboard" / f"fold_{name}")
+        folder, names = out / f"fold_{name}", graph.fold.manifest.class_names
+        show_units(board, folder, artifacts[name], found[name]["units"], names)
+        board.close()
     about = {
         "what": "units",
         "fold_choice": fold_choice,

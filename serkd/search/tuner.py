@@ -24,14 +24,14 @@ from serkd.search.ledger import Ledger
 from serkd.search.record import LedgerCallback
 from serkd.search.space import Space, suggest
 from serkd.search.trial import TrialSpec, run_trial
-from serkd.stages.catalogue import STAGES, STUDENT
+from serkd.stages.catalogue import STAGES, STUDENT, find_prefix
 from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
 
 _DONE = ("finished", "pruned", "failed")
-_STRUCTURAL = ("units.layers", "units.num_clusters")  # decide which scales there are
+_SCALES = ("units.layers", "units.num_clusters")  # decide which scales there are
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ def _prepare_shared(sweep: Sweep, fold: Fold, store: StageStore, observer: Obser
 
 def _is_touched(graph: Graph, ref: Ref, space: Space) -> bool:
     stage = graph.stages[ref.stage]
-    uses = (*stage.uses, *(_STRUCTURAL if ref.scale else ()))
+    # which layer the frozen prefix ends at is a setting of the backbone
+    is_prefix = ref == find_prefix(graph.experiment)
+    uses = (*stage.uses, *(() if is_prefix else _SCALES[: len(ref.scale)]))
     if stage.reads_backbone:
         uses = (*uses, "backbone")
     if stage.fits != "none":

@@ -93,6 +93,7 @@ STAGES: dict[str, Stage] = {
         inputs=lambda e, r: [_states(e, r)],
         fits="train",
         run=run_centroids,
+        clusters=True,
     ),
     "units": Stage(
         version=3,

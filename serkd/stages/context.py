@@ -50,6 +50,11 @@ class Compute:
     num_gpus: float = 0.0
     device: str = "cpu"
 
+    @property
+    def actor_device(self) -> str:
+        """Where actors compute: the driver's own machine may have no GPU."""
+        return "cuda" if self.num_gpus else self.device
+
     @cached_property
     def clustering(self) -> Clustering:
         """Shards for the frames of one layer after another."""
@@ -136,6 +141,7 @@ class Stage:
     reads_audio: bool = False
     reads_backbone: bool = False
     reads_genders: bool = False  # of all utterances, where units say gender
+    clusters: bool = False  # others get back what clustering holds: GPUs and memory
 
 
 def alone(run: Callable[[Context], None]) -> Callable[[Sequence[Context]], None]:

@@ -48,7 +48,7 @@ def _audio_parts(context: Context) -> list[Part]:
 def run_features(contexts: Sequence[Context]) -> None:
     """Layers of the pre-trained backbone for every utterance, from one pass."""
     layers, context = list_layers(contexts), contexts[0]
-    encoder = PrefixEncoder(context.backbone, max(layers), context.compute.device, layers)
+    encoder = PrefixEncoder(context.backbone, max(layers), context.compute.actor_device, layers)
     extract(contexts, _audio_parts(context), encoder, [f"layer_{n}" for n in layers])
 
 
@@ -64,7 +64,7 @@ def run_hidden(contexts: Sequence[Context]) -> None:
     layers, context = list_layers(contexts), contexts[0]
     frozen = context.config("backbone.frozen_layers")
     suffix = read_suffix(context.fitted_file("extractor", "model.safetensors"))
-    encoder = SuffixEncoder(context.backbone, frozen, suffix, layers, context.compute.device)
+    encoder = SuffixEncoder(context.backbone, frozen, suffix, layers, context.compute.actor_device)
     parts = split_frames(context.input("features").folder, f"layer_{frozen}")
     extract(contexts, parts, encoder, [f"layer_{n}" for n in layers])
 

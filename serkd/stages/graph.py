@@ -215,6 +215,8 @@ class Graph:
     def _run_group(self, contexts: Sequence[Context], store: StageStore) -> None:
         """Run the stage's function and publish what it made."""
         stage = self.stages[contexts[0].ref.stage]
+        if not stage.clusters:
+            contexts[0].compute.close()
         started = time.perf_counter()
         try:
             stage.run(contexts)

@@ -27,7 +27,6 @@ def _fold_data(context: Context, stage: str, column: str) -> FoldData:
 
 
 def _train(context: Context, build_task: Callable[[], Task]) -> Trained:
-    context.compute.close()  # the clustering actors' frames would only take memory now
     trained = train(
         context.ref.stage, build_task, context.work, context.experiment.train, context.observer
     )

@@ -86,6 +86,8 @@ class StageStore:
     def __init__(self, root: Path) -> None:
         if re.match(r"[a-z][a-z0-9]+:/", str(root)):  # Path makes one slash of two
             raise InputError(f"--storage must be a folder, got {root}")
+        if not next(path for path in (root, *root.absolute().parents) if path.exists()).is_dir():
+            raise InputError(f"--storage must be a folder, but a file is in its way: {root}")
         self.root = root / "stages"
 
     def folder(self, stage: str, key: str) -> Path:

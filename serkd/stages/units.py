@@ -1,4 +1,4 @@
-"""The stages that make pseudo-labels: centroids and units of one scale."""
+"""The stages that make pseudo-labels: centroids and units of a layer's scales."""
 
 import json
 import logging

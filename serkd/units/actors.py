@@ -19,16 +19,15 @@ import ray.data
 from ray.exceptions import RayActorError
 
 from serkd.features.store import list_parts
+from serkd.units.handles import MAX_DEATHS, Call, ShardHandle
 from serkd.units.kmeans import fit_lloyd
-from serkd.units.nearest import Codebook
+from serkd.units.nearest import Codebook, bfloat16_pays
 from serkd.units.scale import Fitted
 from serkd.units.seeding import Plan, find_start, plan_start
-from serkd.units.shards import BlockSizes, Shard, ShardActor
+from serkd.units.shards import BlockSizes
 from serkd.units.sums import Sums, merge_sums
 
 logger = logging.getLogger(__name__)
-_ACTOR_CPUS = 0.5  # the other half of the CPUs reads Parquet
-_MAX_DEATHS = 3  # of one shard's actors; then it is the machine and not chance
 
 
 class Clustering:
@@ -42,7 +41,7 @@ class Clustering:
 
     def __init__(self, *, num_actors: int = 0, has_gpus: bool = False) -> None:
         self.num_actors, self.has_gpus = num_actors, has_gpus
-        self.shards: list[_Shard] = []
+        self.shards: list[ShardHandle] = []
         self.sizes: BlockSizes = {}
         self.squares: dict[str, float] = {}  # of the samples that shards keep
         self._drawn: tuple[tuple[int, int], int] | None = None  # their sizes and seed
@@ -89,7 +88,7 @@ class Clustering:
         is_other = [bool(shard.actor) != bool(count) for shard in self.shards]
         if any(is_other) or len(self.shards) < max(1, count):
             self.close()
-            self.shards = [_Shard(count) for _ in range(max(1, count))]
+            self.shards = [ShardHandle(count) for _ in range(max(1, count))]
 
     def _feed(
         self, parts: Mapping[int, str], column: str, keep: Sequence[str], share: float
@@ -101,20 +100,21 @@ class Clustering:
                 found = self._feed_once(parts, column, kept, share)
                 break
             except RayActorError:
-                if attempt == _MAX_DEATHS:
+                if attempt == MAX_DEATHS:
                     raise
                 logger.warning("a clustering actor died while it was fed: all are fed again")
                 for shard in self.shards:
                     shard.renew()
         for shard, (taken, _) in zip(self.shards, found, strict=True):
-            shard.state = [_Call("load", (taken, column, kept, share), None)]
+            shard.told = []
+            shard.state = [Call("load", (taken, column, kept, share), None)]
             shard.num_deaths = 0
         return [sizes for _, sizes in found]
 
     def _feed_once(
         self, parts: Mapping[int, str], column: str, keep: ray.ObjectRef, share: float
     ) -> list[tuple[dict[int, str], BlockSizes]]:
-        """An actor gets the next part when it has read the one before."""
+        """Each actor gets about as many parts, and reads them as they come."""
         rows = [{"number": number, "path": path} for number, path in parts.items()]
         dealt = ray.data.from_items(rows, override_num_blocks=len(rows))
         pending = [
@@ -140,7 +140,7 @@ class Clustering:
     def call(self, method: str, *arguments: object) -> list[Any]:
         return self._end([shard.begin(method, *arguments) for shard in self.shards])
 
-    def _end(self, pending: Sequence["_Call"]) -> list[Any]:
+    def _end(self, pending: Sequence[Call]) -> list[Any]:
         return [shard.end(call) for shard, call in zip(self.shards, pending, strict=True)]
 
     def close(self) -> None:
@@ -165,8 +165,8 @@ class Clustering:
         """
         starts = {k: self._start(k, seed) for k in sorted(scales)}
         self._draw({})  # the samples would only take memory now
-        return fit_lloyd(
-            lambda codebooks: merge_sums(self.call("add", codebooks)),
+        fitted = fit_lloyd(
+            lambda codebooks: merge_sums(self.call("add", codebooks, bfloat16_pays())),
             starts,
             squares=_sum_squares([self.sizes]),
             max_iterations=max_iterations,
@@ -174,6 +174,9 @@ class Clustering:
             seed=seed,
             balanced=balanced,
         )
+        for found in fitted.values():
+            assert found.counts.sum() == self.num_frames, "a shard lost frames"
+        return fitted
 
     def _start(self, num_clusters: int, seed: int) -> np.ndarray:
         """Found where the frames are: neither samples nor candidates pass through this process."""
@@ -222,79 +225,4 @@ class _Samples:
         return shards[0].end(shards[0].begin("choose", num_clusters, num_starts, seed, *found))
 
     def add(self, sample: str, codebooks: Mapping[int, Codebook]) -> Mapping[int, Sums]:
-        return merge_sums(self.clustering.call("add", codebooks, sample))
-
-
-class _Call:
-    """A method under way: its name, arguments, and result (or, until it ends, the reference)."""
-
-    def __init__(self, method: str, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ANN401
-        self.method, self.arguments, self.result = method, arguments, result
-
-
-class _Shard:
-    """Calls a shard that is here, or one in an actor that is replaced when it dies."""
-
-    def __init__(self, num_shards: int) -> None:
-        """`num_shards` is how many share the cluster; 0 = this one is here."""
-        self.local = None if num_shards else Shard()
-        self.actor: Any = None
-        self.state: list[_Call] = []  # what another actor has to be told first
-        self.num_deaths = 0
-        if num_shards:
-            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= num_shards else 0.0
-            self.options = {"num_cpus": _ACTOR_CPUS, "num_gpus": gpus}
-            self._create()
-
-    def _create(self) -> None:
-        self.actor = ray.remote(ShardActor).options(**self.options).remote()
-
-    def begin(self, method: str, *arguments: Any) -> _Call:  # noqa: ANN401
-        if self.local is not None:
-            return _Call(method, arguments, getattr(self.local, method)(*arguments))
-        return _Call(method, arguments, getattr(self.actor, method).remote(*arguments))
-
-    def settle(self, call: _Call) -> None:
-        """Wait until a call is done; one whose actor died is made again by another."""
-        if self.local is not None:
-            return
-        while True:
-            try:
-                ray.wait([call.result], fetch_local=False)
-                ray.get(self.actor.__ray_ready__.remote())
-                return
-            except RayActorError as error:
-                self._replace(call, error)
-
-    def end(self, call: _Call) -> Any:  # noqa: ANN401
-        """The result of a call."""
-        while self.local is None:
-            try:
-                call.result = ray.get(call.result)
-                break
-            except RayActorError as error:
-                self._replace(call, error)
-        if call.method in ("restrict", "draw"):
-            self.state = [told for told in self.state if told.method != call.method] + [call]
-        return call.result
-
-    def _replace(self, call: _Call, error: RayActorError) -> None:
-        """A new actor with the same frames; its first pass adds all of them, to the same bits."""
-        self.num_deaths += 1
-        if self.num_deaths > _MAX_DEATHS:
-            raise error
-        logger.warning("a clustering actor died in %s and is replaced", call.method)
-        self._create()
-        for told in self.state:
-            getattr(self.actor, told.method).remote(*told.arguments)
-        call.result = getattr(self.actor, call.method).remote(*call.arguments)
-
-    def renew(self) -> None:
-        """Another actor, which has nothing yet."""
-        self.close()
-        self._create()
-
-    def close(self) -> None:
-        if self.actor is not None:
-            ray.kill(self.actor)
-            self.actor = None
+        return merge_sums(self.clustering.call("add", codebooks, bfloat16_pays(), sample))

@@ -3,7 +3,8 @@
 Processors with bfloat16 units multiply matrices several times faster in it than in float32. The
 sieve computes all scores in bfloat16, bounds their error, and keeps the nearest centroid of those
 frames for which no error within the bound could change it; FAISS finds the others' in float32.
-So the answer is FAISS's own, and whether the sieve is used changes the time alone.
+So the answer is FAISS's own, but for frames between two centroids that float32 cannot tell apart:
+processes that share a fit must all use the sieve, or none.
 
 Clusters may have prices: a frame x then belongs to the k that minimises |x - c_k|^2 + p_k. This is
 a power diagram, the slice of an ordinary Voronoi diagram in one more dimension, where frames are
@@ -14,6 +15,7 @@ import functools
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -47,8 +49,14 @@ def build_searcher(centroids: np.ndarray) -> faiss.Index:
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids, np.float32))
     if faiss.get_num_gpus() > 0:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+        return faiss.index_cpu_to_gpu(_gpu_resources(), 0, index)
     return index
+
+
+@functools.cache
+def _gpu_resources() -> Any:  # noqa: ANN401  FAISS without GPUs has no such class
+    """One for this process: each takes a share of the card's memory."""
+    return faiss.StandardGpuResources()
 
 
 def assign_units(searcher: faiss.Index, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +80,7 @@ class Nearest:
         self.is_priced = prices is not None
         self.searcher = build_searcher(centroids if prices is None else _lift(centroids, prices))
         if use_sieve is None:
-            use_sieve = len(centroids) >= _SIEVE_FROM and bfloat16_pays()
+            use_sieve = sieve_pays(len(centroids), bfloat16_pays())
         self.sieve = _Sieve(centroids, prices) if use_sieve else None
 
     def assign(self, frames: np.ndarray) -> np.ndarray:
@@ -175,6 +183,11 @@ class _Sieve:
     def _bound(self, length: Tensor, error: Tensor, score: Tensor) -> Tensor:
         products = error * self.longest + length * (self.centroid_error + 1e-5 * self.longest)
         return 1.01 * products + score * 2.0**-8 + self.slack
+
+
+def sieve_pays(num_clusters: int, has_bfloat16: bool) -> bool:
+    """Whether the sieve saves more than it costs; `has_bfloat16` as `bfloat16_pays` says."""
+    return has_bfloat16 and num_clusters >= _SIEVE_FROM
 
 
 @functools.cache

@@ -30,7 +30,7 @@ class Scale:
     def __init__(self, start: Codebook, rng: np.random.Generator) -> None:
         self.centroids, self.rng = start.centroids.astype(np.float32), rng
         self.history: list[float] = []
-        self.counts = np.zeros(0, np.int64)
+        self.sums, self.counts = np.zeros(0), np.zeros(0, np.int64)
         self.is_done = False
 
     @property
@@ -39,18 +39,21 @@ class Scale:
 
     def step(self, total: Sums, squares: float, tolerance: float) -> None:
         """Note the inertia of these centroids, move them, and see whether that is enough."""
+        is_same = np.array_equal(total.sums, self.sums) and np.array_equal(
+            total.counts, self.counts
+        )
         self.note(total, squares)
         means = find_means(self.centroids, total)
         self.centroids = split_empty(means, total.counts, self.rng).astype(np.float32)
         if len(self.history) > 1:
             gain = self.history[-2] - self.history[-1]
-            self.is_done = total.num_moved == 0 or gain <= tolerance * self.history[-2]
+            self.is_done = is_same or gain <= tolerance * self.history[-2]
 
     def note(self, total: Sums, squares: float) -> None:
         wide = self.centroids.astype(np.float64)
         inside = np.einsum("kd,kd->k", wide, total.counts[:, None] * wide - 2.0 * total.sums)
         self.history.append(max(squares + float(inside.sum()), 0.0))
-        self.counts = total.counts.copy()
+        self.sums, self.counts = total.sums.copy(), total.counts.copy()
 
     def result(self) -> Fitted:
         return Fitted(self.centroids, tuple(self.history), self.counts)

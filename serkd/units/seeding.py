@@ -20,11 +20,12 @@ from serkd.units.sums import Sums
 
 _SAMPLE_FRAMES = 65_536  # a start is refined on so many
 _SCORED_FRAMES = 16_384  # starts are compared on so many, and at least 16 a cluster
-_CANDIDATES = 4_096  # starts are chosen among so many, and at least 4 a cluster
+_CANDIDATES = 4_096  # starts are chosen among so many, and about 4 a cluster
+_MOST_CANDIDATES = 8_192  # all distances between candidates are in memory: 256 MB
 _SCORED_WORK = 4_096  # starts times clusters: scoring takes about as long for any K
 _MIN_STARTS, _MAX_STARTS = 2, 16
 _SIDE_BY_SIDE = 4  # starts: each has sums (K, D) float64 in every shard
-_SCORING_ITERATIONS, _REFINING_ITERATIONS = 3, 20
+_SCORING_ITERATIONS, _REFINING_ITERATIONS, _TOLERANCE = 3, 20, 1e-4
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def plan_start(num_frames: int, num_clusters: int, seed: int) -> Plan:
     size = min(num_frames, max(_SAMPLE_FRAMES, 16 * num_clusters))
     drawn = rng.choice(num_frames, size, replace=False)
     scored = drawn[: max(_SCORED_FRAMES, 16 * num_clusters)]
-    candidates = drawn[: max(_CANDIDATES, 4 * num_clusters)]
+    wanted = min(max(_CANDIDATES, 4 * num_clusters), _MOST_CANDIDATES)
+    candidates = drawn[: max(wanted, num_clusters)]
     return Plan(np.sort(drawn), np.sort(scored), np.sort(candidates))
 
 
@@ -78,9 +80,7 @@ class Sampled(Protocol):
         """One pass over `refined` or `scored`: see `add_blocks`."""
 
 
-def find_start(
-    frames: Sampled, num_clusters: int, seed: int, *, tolerance: float = 1e-4
-) -> np.ndarray:
+def find_start(frames: Sampled, num_clusters: int, seed: int) -> np.ndarray:
     """The best of some starts, refined: (K, D) float32."""
 
     def fit(sample: str, starts: Mapping[int, np.ndarray], passes: int) -> Mapping[int, Fitted]:
@@ -89,7 +89,7 @@ def find_start(
             starts,
             squares=frames.squares[sample],
             max_iterations=passes,
-            tolerance=tolerance,
+            tolerance=_TOLERANCE,
             seed=0,
         )
 
@@ -108,8 +108,14 @@ def find_start(
 def choose_starts(
     candidates: np.ndarray, num_clusters: int, num_starts: int, seed: int
 ) -> list[np.ndarray]:
-    """Several greedy k-means++ starts, (K, D) float32 each, among candidates (C, D) float16."""
+    """Several greedy k-means++ starts, (K, D) float32 each, among candidates (C, D) float16.
+
+    Of more clusters than half of `_MOST_CANDIDATES` they are drawn at random.
+    """
     points, rng = candidates.astype(np.float32), np.random.default_rng([seed, num_clusters])
+    if 2 * num_clusters > _MOST_CANDIDATES:
+        size = len(points)
+        return [points[rng.choice(size, num_clusters, replace=False)] for _ in range(num_starts)]
     return [points[one] for one in choose_greedily(points, num_clusters, num_starts, rng)]
 
 

@@ -55,30 +55,42 @@ class Shard:
         """Have a part, and cache its frames if they fit; parts come in any order."""
         self.parts[number] = path
         block = self._read(number)
-        used = sum(cached.nbytes for cached in self.cache.values())
-        if used + block.nbytes <= self.cache_bytes:
-            self.cache[number] = block
-        else:
+        if not self._cache_if_it_fits(number, block):
             self.streamed.append(number)
         return number, (len(block), square_sum(block))
 
+    def _cache_if_it_fits(self, number: int, block: np.ndarray) -> bool:
+        used = sum(cached.nbytes for cached in self.cache.values())
+        if used + block.nbytes > self.cache_bytes:
+            return False
+        self.cache[number] = block
+        return True
+
     def restrict(self, chosen: Rows) -> BlockSizes:
-        """Use only the given rows of each block from now on."""
-        self.chosen = {
-            n: chosen.get(n, np.zeros(0, np.int64)) for n in (*self.cache, *self.streamed)
-        }
-        self.cache = {n: block[self.chosen[n]] for n, block in self.cache.items()}
-        return {n: (len(block), square_sum(block)) for n, block in self.blocks()}
+        """Use only the given rows of each block from now on; more of the blocks may fit then."""
+        nothing = np.zeros(0, np.int64)
+        self.chosen = {n: chosen.get(n, nothing) for n in (*self.cache, *self.streamed)}
+        for number in self.cache:  # one by one, so that there are never two of all
+            self.cache[number] = self.cache[number][self.chosen[number]]
+        sizes = {n: (len(block), square_sum(block)) for n, block in self.cache.items()}
+        for number, block in self._stream(self.streamed):
+            sizes[number] = len(block), square_sum(block)
+            self._cache_if_it_fits(number, block)
+        self.streamed = [n for n in self.streamed if n not in self.cache]
+        return sizes
 
     def __contains__(self, number: int) -> bool:
-        return number in self.cache or number in self.streamed
+        return number in self.parts or number in self.cache
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """All blocks: the cached ones, then the others, each read while the one before is used."""
         yield from sorted(self.cache.items())
+        yield from self._stream(self.streamed)
+
+    def _stream(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         with ThreadPoolExecutor(1) as reader:
-            ahead = [(n, reader.submit(self._read, n)) for n in self.streamed[:1]]
-            for following in [*self.streamed[1:], None]:
+            ahead = [(n, reader.submit(self._read, n)) for n in numbers[:1]]
+            for following in [*numbers[1:], None]:
                 if not ahead:
                     return
                 number, pending = ahead.pop()
@@ -115,12 +127,16 @@ class Shard:
         candidates = np.concatenate([found[n] for n in sorted(found)])
         return choose_starts(candidates, num_clusters, num_starts, seed)
 
-    def add(self, codebooks: Mapping[int, Codebook], sample: str | None = None) -> dict[int, Sums]:
+    def add(
+        self, codebooks: Mapping[int, Codebook], has_bfloat16: bool, sample: str | None = None
+    ) -> dict[int, Sums]:
         """One pass over all frames, or over those of a sample: see `add_blocks`."""
         if sample is None:
-            return add_blocks(self.blocks(), codebooks, self.tallies)
-        found = self.samples[sample]
-        return add_blocks(sorted(found.blocks.items()), codebooks, found.tallies)
+            blocks, tallies = self.blocks(), self.tallies
+        else:
+            found = self.samples[sample]
+            blocks, tallies = iter(sorted(found.blocks.items())), found.tallies
+        return add_blocks(blocks, codebooks, tallies, has_bfloat16=has_bfloat16)
 
 
 class _Sample:

@@ -18,7 +18,7 @@ import torch
 from scipy import sparse
 
 from serkd.threads import side_by_side
-from serkd.units.nearest import CHUNK_FRAMES, Codebook, Nearest
+from serkd.units.nearest import CHUNK_FRAMES, Codebook, Nearest, bfloat16_pays, sieve_pays
 
 _SQUARED_FRAMES = 512  # at once: they stay in the cache of a core
 _AHEAD = 4  # chunks for each worker that are cut before they are needed
@@ -31,13 +31,11 @@ Chunk = tuple[int, int, np.ndarray]  # a block's number, the first of its frames
 class Sums:
     """What one pass adds up to, for one scale.
 
-    `sums` (K, D) float64 and `counts` (K,) int64 of the frames of each cluster; `num_moved` is how
-    many of them were in another one in the pass before.
+    `sums` (K, D) float64 and `counts` (K,) int64 of the frames of each cluster.
     """
 
     sums: np.ndarray
     counts: np.ndarray
-    num_moved: int
 
 
 @dataclass
@@ -50,7 +48,6 @@ class Tally:
     sums: np.ndarray
     counts: np.ndarray
     units: dict[int, np.ndarray] = field(default_factory=dict)
-    num_moved: int = 0
     lock: Lock = field(default_factory=Lock)
 
     @classmethod
@@ -76,20 +73,30 @@ class Tally:
         with self.lock:
             self.sums[touched] += sums
             self.counts[touched] += counts.astype(np.int64)
-            self.num_moved += len(moved)
 
 
 def add_blocks(
-    blocks: Blocks, centroids: Mapping[int, Codebook | np.ndarray], tallies: dict[int, Tally]
+    blocks: Blocks,
+    centroids: Mapping[int, Codebook | np.ndarray],
+    tallies: dict[int, Tally],
+    *,
+    has_bfloat16: bool | None = None,
 ) -> dict[int, Sums]:
     """One pass over some blocks for several scales, which share the read.
 
     `centroids` maps a scale's K to its codebook, or to (K, D) without prices. `tallies` are those
     of the pass before and are brought up to date; scales that are not asked for any more are
-    forgotten. Chunks of frames are dealt over as many workers as torch has threads.
+    forgotten. Chunks of frames are dealt over as many workers as torch has threads. `has_bfloat16`
+    is for `sieve_pays`; None is what this process measured.
     """
     books = {scale: Codebook.of(values) for scale, values in centroids.items()}
-    nearest = {scale: Nearest(book.centroids, book.prices) for scale, book in books.items()}
+    has_bfloat16 = bfloat16_pays() if has_bfloat16 is None else has_bfloat16
+    nearest = {
+        scale: Nearest(
+            book.centroids, book.prices, use_sieve=sieve_pays(len(book.centroids), has_bfloat16)
+        )
+        for scale, book in books.items()
+    }
     for scale in list(tallies):
         if scale not in books:
             del tallies[scale]
@@ -97,7 +104,6 @@ def add_blocks(
         shape = book.centroids.shape
         if scale not in tallies or tallies[scale].sums.shape != shape:
             tallies[scale] = Tally.empty(*shape)
-        tallies[scale].num_moved = 0
 
     def add(chunk: Chunk) -> None:
         number, first, frames = chunk
@@ -105,9 +111,7 @@ def add_blocks(
             tally.move(number, first, frames, nearest[scale].assign(frames))
 
     _for_each(_cut(blocks, tallies), add)
-    return {
-        scale: Sums(tally.sums, tally.counts, tally.num_moved) for scale, tally in tallies.items()
-    }
+    return {scale: Sums(tally.sums, tally.counts) for scale, tally in tallies.items()}
 
 
 def _cut(blocks: Blocks, tallies: Mapping[int, Tally]) -> Iterator[Chunk]:
@@ -145,7 +149,6 @@ def merge_sums(parts: Iterable[Mapping[int, Sums]]) -> dict[int, Sums]:
         scale: Sums(
             np.sum([one.sums for one in found], axis=0),
             np.sum([one.counts for one in found], axis=0),
-            sum(one.num_moved for one in found),
         )
         for scale, found in merged.items()
     }

@@ -137,6 +137,24 @@ def test_the_export_says_what_fairseq_would_stumble_over(
     assert any(note.startswith(f"{cut} utterances are longer than") for note in notes)
 
 
+def test_units_of_other_training_utterances_are_not_exported(
+    clusters: Path, tmp_path: Path
+) -> None:
+    """As if the manifest had changed since: the folds are dealt anew."""
+    path = clusters / "fold_1" / "layer_2_k_8" / "units.json"
+    said = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**said, "train_hash": "0" * 64}))
+    with pytest.raises(InputError, match=r"fold 1 now trains on other utterances .* \(00000000\)"):
+        export_fairseq(clusters, tmp_path / "km")
+
+
+def test_clusters_come_with_pictures_of_their_units(clusters: Path) -> None:
+    names = {path.name for path in (clusters / "fold_1").glob("*.png")}
+    assert names == {"occupancy.png", "emotions_2_4.png", "emotions_2_8.png"}
+    assert list((clusters / "tensorboard" / "fold_1").glob("events.out.tfevents.*"))
+
+
 def test_units_that_are_gone_are_named(run: Run, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     shutil.copytree(run.storage, storage)
@@ -167,6 +185,8 @@ def test_a_stage_that_no_run_used_cannot_tell_its_corpus(run: Run, tmp_path: Pat
         (["cluster", "R", "--out", "o", "--num-clusters", "1"], "--num-clusters must be different"),
         (["cluster", "R", "--out", "o", "--layers", "3"], "units.layers must be at most 2"),
         (["cluster", "R", "--out", "o", "--fold", "9"], "--fold must be one of 1, 2, 3 or all"),
+        (["cluster", "R", "--out", "full/mine/x"], "--out must be where files can be written"),
+        (["features", "R", "--out", "o", "--storage", "full/mine"], "a file is in its way"),
         (["cluster", "R", "--out", "full"], "--out must be a new or empty folder"),
         (["features", "R", "--out", "full"], "--out must be a new or empty folder"),
         (["units", "export", "full", "--out", "o"], "must be a folder of `serkd run`"),

@@ -124,7 +124,7 @@ def test_trials_share_stages_and_every_stage_is_computed_once(swept: _Swept) -> 
     assert swept.summary["stages_computed"] == computed
     assert computed < swept.summary["stage_requests"]
     # no searched key touches these, so they are made once, before any trial
-    assert sorted(swept.prepared) == ["extractor", "features", "hidden", "logmel"]
+    assert sorted(swept.prepared) == ["extractor", "features 0", "hidden 2", "logmel"]
     assert all(trial["stages_computed"] >= 1 for trial in trials)
 
 

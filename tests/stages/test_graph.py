@@ -280,3 +280,26 @@ def test_units_of_the_backbone_need_no_extractor(
     artifacts, _ = graph.run([scale], store, Compute(), Observer())
     about = json.loads((artifacts[scale].folder / "units.json").read_text())
     assert (about["source"], about["layer"], about["num_units"]) == ("backbone", 1, 8)
+
+
+def test_what_clustering_holds_is_given_back_before_other_stages(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    """Its actors have the GPUs that others wait for, and its frames are gigabytes."""
+    graph, compute, open_in = build_graph(), Compute(), []
+    scale = Ref("units", (2, 4))
+    _remove(graph, store, Ref("centroids", (2, 4)), scale)
+
+    def note(name: str) -> Callable[..., None]:
+        def run(contexts: Any) -> None:  # noqa: ANN401
+            open_in.append((name, "clustering" in compute.__dict__))
+            STAGES[name].run(contexts)
+
+        return run
+
+    stages = {
+        name: replace(stage, run=note(name) if name in ("centroids", "units") else stage.run)
+        for name, stage in graph.stages.items()
+    }
+    Graph(stages, graph.experiment, graph.fold).run([scale], store, compute, Observer())
+    assert open_in == [("centroids", False), ("units", False)]
