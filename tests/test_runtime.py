@@ -1,0 +1,22 @@
+"""How many actors a cluster takes."""
+
+import pytest
+import ray
+
+from serkd import runtime
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"CPU": 8.0}, (8, 0.0)),
+        ({"CPU": 0.5}, (1, 0.0)),
+        # one per GPU, however many CPUs: the others would wait for a GPU for ever
+        ({"CPU": 32.0, "GPU": 2.0}, (2, 1.0)),
+    ],
+)
+def test_actors_are_as_many_as_can_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], expected: tuple[int, float]
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    assert runtime.cluster_actors() == expected
