@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from serkd.units.quality import compute_occupancy
 
@@ -37,6 +37,8 @@ def draw_occupancy(counts: Mapping[str, np.ndarray], title: str = "") -> Figure:
     ax.axhline(1.0, color="grey", linestyle="--", linewidth=1, label="uniform")
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(0, 100)
     ax.set_xlabel("units, most frequent first (% of all)")
     ax.set_ylabel("frames of a unit, relative to uniform")
