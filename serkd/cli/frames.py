@@ -58,11 +58,11 @@ def features(
     """
     import json
 
-    from serkd.recipe import read_numbers
+    from serkd.features.extract import Extraction
     from serkd.report.frames import write_features
 
     check_folder("--out", out)
-    chosen = [] if layers is None else read_numbers("--layers", layers, least=0)
+    chosen = _read_numbers("--layers", layers, least=0)
     experiment = _read(recipe, manifest, backbone, {}, overrides)
     console = open_console()
     with watch(console, quiet or as_json) as observer:
@@ -72,11 +72,10 @@ def features(
     if as_json:
         print(json.dumps(about))
     else:
-        done = about["extraction"]
-        speed = done["audio_s"] / done["seconds"] if done["seconds"] else 0.0
+        done = Extraction(**about["extraction"])
         console.print(
-            f"extracted    {done['num_utterances']:,} utterances, {done['audio_s'] / 3600:.2f} h "
-            f"of speech in {done['seconds']:.1f} s: {speed:.0f} times real time",
+            f"extracted    {done.num_utterances:,} utterances, {done.audio_s / 3600:.2f} h of "
+            f"speech in {done.seconds:.1f} s: {done.times_real_time:.0f} times real time",
             highlight=False,
         )
         console.print(f"features     {out}: {', '.join(about['layers'])}", soft_wrap=True)
@@ -107,15 +106,13 @@ def cluster(
     """
     import json
 
-    from serkd.recipe import read_numbers
     from serkd.report.frames import write_clusters
     from serkd.report.terminal import print_units
 
     check_folder("--out", out)
     values: dict[str, object] = {
-        "units.layers": layers and read_numbers("--layers", layers, least=1),
-        "units.num_clusters": num_clusters
-        and read_numbers("--num-clusters", num_clusters, least=2),
+        "units.layers": _read_numbers("--layers", layers, least=1),
+        "units.num_clusters": _read_numbers("--num-clusters", num_clusters, least=2),
         "units.source": "backbone" if pretrained else None,
     }
     experiment = _read(recipe, manifest, backbone, values, overrides)
@@ -168,3 +165,10 @@ def _read(
     data = {} if recipe is None else read_yaml(recipe)
     origin = "options" if recipe is None else str(recipe)
     return build_experiment(data, {**values, **read_overrides(overrides or [])}, origin=origin)
+
+
+def _read_numbers(option: str, text: str | None, *, least: int) -> list[int]:
+    """None given is an empty list; given and empty is refused."""
+    from serkd.recipe import read_numbers
+
+    return [] if text is None else read_numbers(option, text, least=least)

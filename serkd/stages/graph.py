@@ -226,11 +226,12 @@ class Graph:
             for context in contexts:  # going on from it would fail again
                 shutil.rmtree(context.work, ignore_errors=True)
             raise
+        seconds = (time.perf_counter() - started) / len(contexts)
         is_fitted = stage.fits != "none"
         for context in contexts:
             info = {
                 "fields": self.fields(context.ref),
-                "seconds": (time.perf_counter() - started) / len(contexts),
+                "seconds": seconds,
                 "device": context.compute.device,
                 "fold": self.fold.name if is_fitted else None,
                 "train_hash": self.fold.train_hash if is_fitted else None,

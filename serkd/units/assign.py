@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -13,7 +13,7 @@ from serkd.features.batching import Columns
 from serkd.features.encoders import Encode
 from serkd.features.parts import Rows
 from serkd.gender import num_units
-from serkd.units.nearest import Codebook, Nearest
+from serkd.units.nearest import Codebook, Nearest, bfloat16_pays, sieve_pays
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,18 @@ class UnitEncoder:
     `books` maps an output's name to the codebooks of a scale: one for all utterances, or one a
     gender. `genders` maps an utterance to its slot; its units are cluster + K · slot, or the
     cluster where there are no genders. Outputs are (F,) int16, or int32 where ids need it.
+    `has_bfloat16` is for `sieve_pays`: measured here, so that all who build it do the same.
     """
 
     books: Mapping[str, Sequence[Codebook]]
     genders: Mapping[str, int] | None
+    has_bfloat16: bool = field(default_factory=bfloat16_pays)
 
     def build(self) -> Encode:
-        scales = {name: _Scale(books, self.genders) for name, books in self.books.items()}
+        scales = {
+            name: _Scale(books, self.genders, self.has_bfloat16)
+            for name, books in self.books.items()
+        }
         # a GPU's index serves one thread at a time
         turn: AbstractContextManager[Any] = Lock() if faiss.get_num_gpus() else nullcontext()
 
@@ -44,10 +49,13 @@ class UnitEncoder:
 class _Scale:
     """The codebooks of one scale."""
 
-    def __init__(self, books: Sequence[Codebook], genders: Mapping[str, int] | None) -> None:
-        self.books = [Nearest(book.centroids, book.prices) for book in books]
-        self.genders = genders
+    def __init__(
+        self, books: Sequence[Codebook], genders: Mapping[str, int] | None, has_bfloat16: bool
+    ) -> None:
         self.num_clusters = len(books[0].centroids)
+        use_sieve = sieve_pays(self.num_clusters, has_bfloat16)
+        self.books = [Nearest(b.centroids, b.prices, use_sieve=use_sieve) for b in books]
+        self.genders = genders
         most = num_units(self.num_clusters, "no" if genders is None else "known")
         self.dtype = np.int16 if most <= np.iinfo(np.int16).max else np.int32
 

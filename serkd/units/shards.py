@@ -40,24 +40,27 @@ class Shard:
         self.tallies, self.samples = {}, {}
         self.parts, self.column, self.keep = {}, column, frozenset(keep)
         self.cache_bytes = cache_bytes
-        return dict(self._take(number, Path(path)) for number, path in parts.items())
+        sizes: BlockSizes = {}
+        for number, path in parts.items():
+            sizes |= self._take(number, Path(path))
+        return sizes
 
     def hold(self, blocks: Mapping[int, np.ndarray]) -> BlockSizes:
         """Take blocks that are in memory already."""
         self.load({}, "", (), 0.0)
         self.cache = dict(blocks)
-        return {n: (len(block), square_sum(block)) for n, block in blocks.items()}
+        return _measure(blocks)
 
     def _read(self, number: int) -> np.ndarray:
         return read_block(self.parts[number], self.column, self.keep)
 
-    def _take(self, number: int, path: Path) -> tuple[int, tuple[int, float]]:
+    def _take(self, number: int, path: Path) -> BlockSizes:
         """Have a part, and cache its frames if they fit; parts come in any order."""
         self.parts[number] = path
         block = self._read(number)
         if not self._cache_if_it_fits(number, block):
             self.streamed.append(number)
-        return number, (len(block), square_sum(block))
+        return _measure({number: block})
 
     def _cache_if_it_fits(self, number: int, block: np.ndarray) -> bool:
         used = sum(cached.nbytes for cached in self.cache.values())
@@ -72,9 +75,9 @@ class Shard:
         self.chosen = {n: chosen.get(n, nothing) for n in (*self.cache, *self.streamed)}
         for number in self.cache:  # one by one, so that there are never two of all
             self.cache[number] = self.cache[number][self.chosen[number]]
-        sizes = {n: (len(block), square_sum(block)) for n, block in self.cache.items()}
+        sizes = _measure(self.cache)
         for number, block in self._stream(self.streamed):
-            sizes[number] = len(block), square_sum(block)
+            sizes |= _measure({number: block})
             self._cache_if_it_fits(number, block)
         self.streamed = [n for n in self.streamed if n not in self.cache]
         return sizes
@@ -110,10 +113,7 @@ class Shard:
                 for sample in self.samples.values():
                     sample.take(number, block)
             pa.default_memory_pool().release_unused()
-        return {
-            name: {n: (len(block), square_sum(block)) for n, block in sample.blocks.items()}
-            for name, sample in self.samples.items()
-        }
+        return {name: _measure(sample.blocks) for name, sample in self.samples.items()}
 
     def pick(self, name: str, rows: Rows) -> dict[int, np.ndarray]:
         """Those of a sample's frames that are some rows of blocks."""
@@ -137,6 +137,10 @@ class Shard:
             found = self.samples[sample]
             blocks, tallies = iter(sorted(found.blocks.items())), found.tallies
         return add_blocks(blocks, codebooks, tallies, has_bfloat16=has_bfloat16)
+
+
+def _measure(blocks: Mapping[int, np.ndarray]) -> BlockSizes:
+    return {n: (len(block), square_sum(block)) for n, block in blocks.items()}
 
 
 class _Sample:
@@ -175,6 +179,6 @@ class ShardActor(Shard):
         """
         sizes = self.load({}, column, keep, cache_bytes)
         for row in parts.iter_rows():
-            sizes |= [self._take(int(row["number"]), Path(row["path"]))]
+            sizes |= self._take(int(row["number"]), Path(row["path"]))
         pa.default_memory_pool().release_unused()  # it would keep what reading took
         return {number: str(path) for number, path in self.parts.items()}, sizes

@@ -180,6 +180,7 @@ def test_a_stage_that_no_run_used_cannot_tell_its_corpus(run: Run, tmp_path: Pat
         (["cluster", "--out", "o"], "a recipe must be given, or a manifest with --manifest"),
         (["features", "R", "--out", "o", "--layers", "0,3"], "--layers must be 0 to 2 for tiny-"),
         (["features", "R", "--out", "o", "--layers", "1,x"], "--layers must be different whole"),
+        (["cluster", "R", "--out", "o", "--layers", ""], "--layers must be different whole"),
         (["cluster", "R", "--out", "o", "--layers", "0"], "--layers must be different whole"),
         (["cluster", "R", "--out", "o", "--layers", "2,2"], "--layers must be different whole"),
         (["cluster", "R", "--out", "o", "--num-clusters", "1"], "--num-clusters must be different"),
