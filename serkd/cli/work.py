@@ -15,6 +15,7 @@ from serkd.cli.options import (
     open_console,
     watch,
 )
+from serkd.files import write_json
 
 
 def config(
@@ -48,7 +49,7 @@ def folds(
     from serkd.corpora.protocols import build_folds, describe_labels, read_corpus
     from serkd.recipe import read_experiment
     from serkd.report.corpus import describe_parts, folds_table
-    from serkd.report.run import describe_folds, write_json
+    from serkd.report.run import describe_folds
 
     if out is not None:
         check_output("--out", out, recipe)

@@ -19,8 +19,9 @@ import torch
 from serkd.events import Observer
 from serkd.features.encoders import Encode, EncoderSpec
 from serkd.features.parts import Part, Rows
-from serkd.features.quarantine import BadFile, refuse_bad, write_json
+from serkd.features.quarantine import BadFile, refuse_bad
 from serkd.features.store import decode_rows, part_path, write_part
+from serkd.files import write_json
 from serkd.threads import set_threads, side_by_side
 
 EXTRACT_INFO = "extract.json"

@@ -1,12 +1,12 @@
 """Audio that an extraction could not use: all of it is named, none is silently left out."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from serkd.corpora.build import shorten
 from serkd.errors import InputError
+from serkd.files import write_json
 
 QUARANTINE = "quarantine.json"
 
@@ -42,10 +42,3 @@ def refuse_bad(bad: Sequence[BadFile], folders: Sequence[Path]) -> None:
             f"{len(bad)} file(s) must be repaired, {lists[0]} lists them; then run this again: "
             "what was extracted from the others is kept",
         )
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a file that nobody sees half of."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
-    temporary.replace(path)

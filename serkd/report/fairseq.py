@@ -17,9 +17,9 @@ from serkd.corpora.manifest import Utterance
 from serkd.corpora.protocols import read_folds
 from serkd.errors import InputError
 from serkd.features.store import Frames, read_frames
+from serkd.files import write_json
 from serkd.recipe import build_experiment
 from serkd.report.frames import ABOUT, require_empty, scale_folder
-from serkd.report.run import write_json
 from serkd.stages.catalogue import STAGES, list_scales
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph

@@ -13,8 +13,9 @@ from serkd.corpora.protocols import read_folds
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.features.extract import EXTRACT_INFO
+from serkd.files import write_json
 from serkd.report.results import stage_row, unit_quality
-from serkd.report.run import start_compute, write_json
+from serkd.report.run import start_compute
 from serkd.report.tensorboard import TensorBoard
 from serkd.report.units import show_units
 from serkd.stages.catalogue import STAGES, list_scales

@@ -1,6 +1,5 @@
 """One experiment from configuration to results: what ``serkd run`` does."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from serkd.config import Experiment
 from serkd.corpora.folds import Fold, hash_folds, select_folds
 from serkd.corpora.protocols import read_folds
 from serkd.events import Observer, Observers
+from serkd.files import write_json
 from serkd.report.plots import draw_confusions, draw_pooled, save_figure
 from serkd.report.results import MODELS, evaluate, pool_folds, stage_row, unit_quality
 from serkd.report.tensorboard import TensorBoard
@@ -132,11 +132,3 @@ def show_metrics(
         board.scalars({f"final/{model}_{split}_{n}": metrics[n] for n in ("war", "uar", "wf1")})
         counts = {split: np.array(metrics["confusion"])}
         board.image(f"confusion_{split}/{model}", draw_confusions(counts, class_names))
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write atomically: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

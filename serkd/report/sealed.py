@@ -11,10 +11,11 @@ from serkd.corpora.folds import hash_folds, select_folds
 from serkd.corpora.protocols import read_folds
 from serkd.corpora.seal import open_seal, require_look
 from serkd.errors import InputError
+from serkd.files import write_json
 from serkd.recipe import build_experiment
 from serkd.report.plots import draw_pooled, save_figure
 from serkd.report.results import MODELS, evaluate, pool_folds
-from serkd.report.run import show_metrics, write_json
+from serkd.report.run import show_metrics
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.ledger import Ledger
 from serkd.stages.catalogue import STAGES, STUDENT

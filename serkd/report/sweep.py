@@ -6,7 +6,8 @@ from typing import Any
 
 from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
-from serkd.report.run import describe_folds, write_json
+from serkd.files import write_json
+from serkd.report.run import describe_folds
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.space import read_space
 from serkd.search.tuner import Sweep, choose_fold, open_sweep, run_sweep, sharing
