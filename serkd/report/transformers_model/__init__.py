@@ -1,0 +1,1 @@
+"""Code that leaves with an exported teacher and runs without serkd."""
