@@ -38,3 +38,19 @@ class Observers(Observer):
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
         for observer in self.observers:
             observer.epoch(stage, record)
+
+
+class Within(Observer):
+    """Tells another observer, with a part added to the names of stages."""
+
+    def __init__(self, observer: Observer, part: str) -> None:
+        self.observer, self.part = observer, part
+
+    def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
+        self.observer.stage(f"{name} {self.part}", key, is_cached=is_cached, seconds=seconds)
+
+    def progress(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
+        self.observer.progress(f"{stage} {self.part}", done, total, unit, note)
+
+    def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
+        self.observer.epoch(f"{stage} {self.part}", record)

@@ -7,7 +7,6 @@ import warnings
 
 import ray
 import ray.data
-import torch
 
 # Ray replaces 127.0.0.1 by the machine's outer address; another loopback address it keeps, where
 # there is one. Some of its servers listen on all interfaces all the same.
@@ -51,10 +50,3 @@ def cluster_actors() -> tuple[int, float]:
     if gpus := int(cluster.get("GPU", 0)):
         return gpus, 1.0
     return max(1, int(cluster.get("CPU", 1))), 0.0
-
-
-def choose_device(setting: str) -> str:
-    """`auto` is the GPU where there is one."""
-    if setting != "auto":
-        return setting
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -117,6 +117,10 @@ def test_a_missing_corpus_or_recipe(
         (("config", "nowhere.yaml"), "nowhere.yaml: must be a YAML file, but there is none"),
         (("sweep", "nowhere.yaml"), "nowhere.yaml: must be a YAML file, but there is none"),
         (("sweep", "nowhere.yaml", "--set", "seed"), "--set must look like"),
+        (("teacher", "nowhere.yaml"), "nowhere.yaml: must be a YAML file, but there is none"),
+        (("export", "nowhere", "--out", "out"), "nowhere: must be a folder that `serkd run` or"),
+        (("export", "nowhere", "--out", "."), "--out must not be the working directory, got ."),
+        (("export", "nowhere", "--out", "/dev/null/out"), "--out must be where files can be"),
     ],
 )
 def test_missing_and_malformed_arguments(

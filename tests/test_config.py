@@ -159,12 +159,12 @@ def test_a_problem_says_the_rule_and_then_the_value(
         ("units: {max_points: 63, num_clusters: [8, 64]}", "max_points"),
         ("student: {kernel_frames: 4}", "kernel_frames must be odd, got 4"),
         (
-            "student: {family: token, width: 30}",
-            "width must be a multiple of num_heads = 4, got 30",
+            "teacher: {stage2: {class_weights: balanced, fit: {batches: class_balanced}}}",
+            "class_weights must be 'none' when fit.batches is 'class_balanced'",
         ),
         (
-            "{backbone: {frozen_layers: 2}, units: {layers: [1, 2]}}",
-            "units.layers must be at least backbone.frozen_layers = 2",
+            "student: {family: token, width: 30}",
+            "width must be a multiple of num_heads = 4, got 30",
         ),
         (
             "{meta: {order: second}, train: {num_workers: 2}}",

@@ -7,6 +7,9 @@ import traceback
 import typer
 
 from serkd.cli import data, frames, work
+from serkd.cli.compare import compare
+from serkd.cli.curriculum import curriculum
+from serkd.cli.export import export
 from serkd.cli.prepare import prepare
 from serkd.errors import InputError
 
@@ -18,12 +21,16 @@ app = typer.Typer(
     "distillation.",
 )
 app.add_typer(prepare, name="prepare")
-for command in (work.config, work.folds, work.run, work.sweep, work.test, work.quickstart):
+for command in (work.config, work.folds, work.run, work.teacher, work.sweep, work.test):
     app.command()(command)
+app.command()(compare)
+app.command()(work.quickstart)
+app.command()(export)
 app.command()(data.doctor)
 app.command()(frames.features)
 app.command()(frames.cluster)
 app.add_typer(frames.units, name="units")
+app.add_typer(curriculum, name="curriculum")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Commands that compute, or show what they would: run, sweep, test, quickstart; config, folds."""
+"""Commands that compute, or show what they would."""
 
 import sys
 from pathlib import Path
@@ -90,6 +90,30 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run all stages of an experiment: what is stored already is read, the rest computed."""
+    _run(recipe, overrides, fold, storage, quiet, as_json, ("teacher", "student"))
+
+
+def teacher(
+    recipe: Annotated[Path, typer.Argument(help="experiment, see jobs/recipes/")],
+    overrides: SetOption = None,
+    fold: Annotated[str, typer.Option(help="a fold's name, or all")] = "1",
+    storage: StorageOption = Path("serkd-storage"),
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run an experiment up to its teacher, without log-mel and student."""
+    _run(recipe, overrides, fold, storage, quiet, as_json, ("teacher",))
+
+
+def _run(
+    recipe: Path,
+    overrides: list[str] | None,
+    fold: str,
+    storage: Path,
+    quiet: bool,
+    as_json: bool,
+    models: tuple[str, ...],
+) -> None:
     from serkd.recipe import read_experiment
 
     experiment = read_experiment(recipe, overrides or [])
@@ -97,8 +121,10 @@ def run(
     from serkd.report.terminal import print_run
 
     console = open_console()
+    # apart from runs with a student: neither replaces the other's results
+    name = recipe.stem if "student" in models else f"{recipe.stem}-teacher"
     with watch(console, quiet or as_json) as observer:
-        results, folder = run_experiment(experiment, fold, storage, recipe.stem, observer)
+        results, folder = run_experiment(experiment, fold, storage, name, observer, models)
     print_run(console, results, folder, as_json=as_json)
 
 

@@ -2,13 +2,14 @@
 
 from pydantic import Field, model_validator
 
-from serkd.config.data import Backbone, Corpus, Protocol
+from serkd.config.data import Backbone, Corpus, Lora, Protocol
 from serkd.config.fit import BackboneFit, Fit, PositiveInt, Train
-from serkd.config.student import Curriculum, Distill, LogMel, Meta, Student
-from serkd.config.teacher import Extractor, Stage1, Stage2, Teacher, Units
+from serkd.config.student import Curriculum, Distill, LogMel, Meta, SpecAugment, Student
+from serkd.config.teacher import Augment, Extractor, Stage1, Stage2, Teacher, Units
 from serkd.section import Section
 
 __all__ = [
+    "Augment",
     "Backbone",
     "BackboneFit",
     "Corpus",
@@ -18,9 +19,11 @@ __all__ = [
     "Extractor",
     "Fit",
     "LogMel",
+    "Lora",
     "Meta",
     "PositiveInt",
     "Protocol",
+    "SpecAugment",
     "Stage1",
     "Stage2",
     "Student",
@@ -64,20 +67,22 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Experiment":
-        frozen, problems = self.backbone.frozen_layers, []
-        below = [layer for layer in self.units.layers if layer < frozen]
-        if below and self.units.source == "extractor":
-            problems.append(
-                f"units.layers must be at least backbone.frozen_layers = {frozen} when "
-                f"units.source is 'extractor' (below, nothing is fine-tuned), got {below}"
-            )
+        problems = []
         if self.meta.order != "off" and self.train.num_workers > 1:
             problems.append(
                 "meta.order must be 'off' when train.num_workers > 1, "
                 f"got {self.meta.order!r} with {self.train.num_workers} workers"
             )
+        scales = len(self.units.layers) * len(self.units.num_clusters)
+        weights = self.teacher.stage1.scale_weights
+        if weights is not None and len(weights) != scales:
+            problems.append(
+                f"teacher.stage1.scale_weights must be one for each of the {scales} scales, "
+                f"got {list(weights)}"
+            )
         problems += self._small_batches()
-        if self.meta.order != "off" and self.distill.alpha == 0.0:
+        is_taught = max(self.curriculum.alpha_ends(self.distill.alpha)) > 0
+        if self.meta.order != "off" and not is_taught:
             problems.append(
                 "distill.alpha must be above 0 when meta.order is on (the head is taught through "
                 f"the distillation term), got 0 with {self.meta.order!r}"

@@ -51,10 +51,27 @@ class Protocol(Section):
         return self
 
 
+class Lora(Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685) instead of training all weights."""
+
+    rank: int = Field(0, ge=0, description="0 = no adapters: all of the suffix is trained")
+    alpha: PositiveFloat = Field(16.0, description="adapters count alpha / rank")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    targets: Literal["attention", "feed_forward", "all"] = "attention"
+
+
 class Backbone(Section):
     name: str = Field(
         "tiny-hubert", description="'tiny-hubert' (random weights), a folder or a hub name"
     )
     frozen_layers: int = Field(
         0, ge=0, description="transformer layers that are frozen with all that is below them"
+    )
+    layer_mix: bool = Field(
+        False,
+        description="heads read a learned mixture of layers frozen_layers..L, not the last layer",
+    )
+    lora: Lora = Lora()
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of matrix products while teachers are trained; weights are float32"
     )

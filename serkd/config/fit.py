@@ -16,6 +16,9 @@ class Fit(Section):
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = Field(32, description="utterances per step, over all workers")
+    batches: Literal["shuffled", "class_balanced"] = Field(
+        "shuffled", description="class_balanced: as many of every class in a batch, rare ones again"
+    )
     lr: PositiveFloat = Field(1e-3, description="peak learning rate of new parameters")
     weight_decay: float = Field(0.01, ge=0.0)
     warmup: Share = Field(0.05, description="share of steps with a linear warm-up; cosine after")
@@ -44,8 +47,21 @@ class Train(Section):
     """Where loops run. Nothing here changes a result, so nothing here is in a content key."""
 
     num_workers: PositiveInt = Field(1, description="1 = in the caller's process, more = Ray Train")
+    resources_per_worker: dict[str, PositiveFloat] | None = Field(
+        None, description="e.g. {CPU: 4, GPU: 1}; null = a GPU each if there are enough, else a CPU"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_frames: PositiveInt | None = Field(
+        None,
+        description="padded frames of a teacher's batch in memory at once, each worker; larger "
+        "batches are accumulated, longer utterances go alone; null = whole batches",
+    )
+    checkpoint_layers: bool = Field(
+        False, description="gradient checkpointing: less memory for a second forward pass"
+    )
+    compile: bool = Field(False, description="torch.compile of the trained layers")
     cache_gb: PositiveFloat = Field(
         8.0,
-        description="frames that clustering keeps in memory: all its actors together, each trial",
+        description="frames in memory, of all clustering actors or of all workers of a training, "
+        "which stream what is larger from disk; and as much again of audio, where it is augmented",
     )

@@ -11,11 +11,39 @@ from serkd.section import Section
 Pooling = Literal["mean", "attention", "attentive_statistics"]
 
 
+class Augment(Section):
+    """Of training waveforms, anew in every epoch; the frozen prefix is then run in every step."""
+
+    noise_snr_db: tuple[float, float] | None = Field(
+        None, description="white noise at a ratio drawn between these; null = none"
+    )
+    speed: tuple[PositiveFloat, ...] = Field(
+        (1.0,), min_length=1, description="factors, one drawn for each utterance"
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether waveforms are changed at all."""
+        return self.noise_snr_db is not None or self.speed != (1.0,)
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "Augment":
+        problems = []
+        if self.noise_snr_db is not None and self.noise_snr_db[0] > self.noise_snr_db[1]:
+            problems.append(f"noise_snr_db must be [low, high], got {list(self.noise_snr_db)}")
+        if outside := [factor for factor in self.speed if not 0.5 <= factor <= 2.0]:
+            problems.append(f"speed must be 0.5 to 2, got {outside}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class Extractor(Section):
     """Multi-task fine-tuning whose hidden states are clustered (GMP-TL)."""
 
     emotion_weight: Share = Field(0.9, description="a in a·CE_emotion + (1-a)·CE_gender")
     pooling: Pooling = "attentive_statistics"
+    augment: Augment = Augment()
     fit: BackboneFit = BackboneFit()
 
 
@@ -60,6 +88,11 @@ class Stage1(Section):
     frames: Literal["masked", "all"] = "masked"
     mask_start_share: Share = Field(0.065, description="share of frames that start a masked span")
     mask_span_frames: PositiveInt = 10
+    scale_weights: tuple[PositiveFloat, ...] | None = Field(
+        None,
+        description="w of each (layer, num_clusters), layer by layer in the order of units.layers: "
+        "the loss is the sum of w · CE / log K, not divided by the sum of w; null = 1 each",
+    )
     fit: Stage1Fit = Stage1Fit()
 
 
@@ -78,9 +111,53 @@ class Stage2(Section):
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     mask_start_share: Share = Field(0.0, description="SpecAugment over time on the suffix's input")
     mask_span_frames: PositiveInt = 10
+    unit_weight: float = Field(
+        0.0, ge=0.0, description="lambda: stage 1's loss, all frames, kept as a regulariser"
+    )
+    augment: Augment = Augment()
     fit: BackboneFit = BackboneFit()
+
+    @model_validator(mode="after")
+    def _balances_once(self) -> "Stage2":
+        if self.class_weights == "balanced" and self.fit.batches == "class_balanced":
+            raise ValueError(
+                "class_weights must be 'none' when fit.batches is 'class_balanced' (rare classes "
+                "would count twice), got 'balanced'"
+            )
+        return self
 
 
 class Teacher(Section):
+    start: Literal["units", "extractor", "backbone"] = Field(
+        "units",
+        description="what stage 2 starts from: stage 1 (GMP-TL), the extractor, or the "
+        "pre-trained backbone",
+    )
+    inner_folds: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="K teachers, each trained without some speakers of train, score those: "
+        "out-of-fold logits for difficulty; 0 = none",
+    )
     stage1: Stage1 = Stage1()
     stage2: Stage2 = Stage2()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Teacher":
+        problems = []
+        if self.inner_folds == 1:
+            problems.append("inner_folds must be 0 or at least 2, got 1")
+        if self.stage2.unit_weight > 0 and self.start != "units":
+            problems.append(
+                "stage2.unit_weight must be 0 unless start is 'units', "
+                f"got {self.stage2.unit_weight:g} with {self.start!r}"
+            )
+        if self.stage2.unit_weight > 0 and self.stage2.augment.speed != (1.0,):
+            problems.append(
+                "stage2.augment.speed must be [1.0] when stage2.unit_weight is on (units would "
+                f"lie at other frames), got {list(self.stage2.augment.speed)}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -87,6 +87,11 @@ class Manifest:
         lines = (f"{u.utt_id}\t{u.emotion}\t{u.gender}\t{u.speaker_id}" for u in rows)
         return _hash([*self.class_names, *lines])
 
+    def vote_hash(self, utt_ids: Iterable[str]) -> str:
+        """Changes with what annotators said of these utterances."""
+        rows = (self.by_id[utt_id] for utt_id in sorted(utt_ids))
+        return _hash(f"{u.utt_id}\t{sorted(u.votes)}" for u in rows)
+
     def labels(self, utt_ids: Sequence[str]) -> list[int]:
         """Class indices.
 

@@ -44,7 +44,7 @@ TINY_HUBERT: dict[str, Any] = {
     "mask_time_prob": 0.0,
 }
 _TINY_SEED = 0
-FAMILIES = ("hubert", "wavlm", "wav2vec2", "whisper")
+FAMILIES = ("hubert", "wavlm", "wav2vec2", "data2vec-audio", "whisper")
 
 
 @dataclass(frozen=True)

@@ -41,5 +41,14 @@ def compute_logmel(waveform: np.ndarray, num_mels: int, frame_rate_hz: int) -> n
     spectrum = torch.stft(samples, _WINDOW_SAMPLES, hop, window=window, return_complex=True)
     num_frames = max(1, len(waveform) // hop)
     power = spectrum[:, :num_frames].abs().square()
-    energies = (_mel_filters(num_mels) @ power).clamp_min(1e-10).log10()
-    return ((energies + 4.0) / 4.0).T.contiguous().numpy()
+    return scale_power(_mel_filters(num_mels) @ power).T.contiguous().numpy()
+
+
+def scale_power(power: Tensor) -> Tensor:
+    """Mel energies to the values that students are given."""
+    return (power.clamp_min(1e-10).log10() + 4.0) / 4.0
+
+
+def unscale_power(logmel: Tensor) -> Tensor:
+    """Inverse of `scale_power`."""
+    return torch.pow(10.0, 4.0 * logmel - 4.0)

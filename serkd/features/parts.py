@@ -43,6 +43,21 @@ class Part(Protocol):
     def load(self) -> Loaded: ...
 
 
+def read_waveform(utterance: Utterance, max_duration_s: float) -> np.ndarray:
+    """The waveform (T,) at 16 kHz that frames are computed from.
+
+    Raises:
+        InputError: the file is missing, unreadable, or not the one that the manifest describes.
+    """
+    decoded = read_audio(Path(utterance.path))
+    if decoded.sha256 != utterance.sha256:
+        raise InputError(
+            f"{utterance.path}: must be the audio that the manifest describes, but it has "
+            "changed since; run `serkd prepare` again"
+        )
+    return crop(decoded.waveform, max_duration_s)
+
+
 @dataclass(frozen=True)
 class AudioPart:
     """Waveforms of some utterances."""
@@ -64,19 +79,11 @@ class AudioPart:
         loaded = Loaded([])
         for utterance in self.utterances:
             try:
-                loaded.rows.append((utterance.utt_id, self._waveform(utterance)))
+                waveform = read_waveform(utterance, self.max_duration_s)
+                loaded.rows.append((utterance.utt_id, waveform))
             except InputError as error:
                 loaded.bad.append(BadFile(utterance.utt_id, utterance.path, str(error)))
         return loaded
-
-    def _waveform(self, utterance: Utterance) -> np.ndarray:
-        decoded = read_audio(Path(utterance.path))
-        if decoded.sha256 != utterance.sha256:
-            raise InputError(
-                f"{utterance.path}: must be the audio that the manifest describes, but it has "
-                "changed since; run `serkd prepare` again"
-            )
-        return crop(decoded.waveform, self.max_duration_s)
 
 
 @dataclass(frozen=True)

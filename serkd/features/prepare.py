@@ -44,7 +44,12 @@ def build_preparer(family: str, folder: str | None) -> Preparer:
     if family == "whisper":
         assert folder is not None
         return _WhisperLogMel(folder)
+    return _Normalise(is_normalised(folder))
+
+
+def is_normalised(folder: str | None) -> bool:
+    """Whether a backbone in `folder` (None = built in) wants waveforms normalised."""
     settings = Path(folder or "", "preprocessor_config.json")
     if folder is None or not settings.is_file():
-        return _Normalise(True)
-    return _Normalise(json.loads(settings.read_text(encoding="utf-8")).get("do_normalize", True))
+        return True
+    return bool(json.loads(settings.read_text(encoding="utf-8")).get("do_normalize", True))

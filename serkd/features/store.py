@@ -138,6 +138,17 @@ def decode_rows(
         yield utt_id, flat.reshape(-1, width) if width else flat
 
 
+def read_lengths(folder: Path) -> dict[str, tuple[int, int]]:
+    """The number of its part, and of its frames, for each utterance; reads no frames."""
+    found: dict[str, tuple[int, int]] = {}
+    for number, path in enumerate(list_parts(folder)):
+        table = _read_table(path, ["utt_id", "num_frames"])
+        lengths = table.column("num_frames").to_pylist()
+        ids = table.column("utt_id").to_pylist()
+        found |= {i: (number, length) for i, length in zip(ids, lengths, strict=True)}
+    return found
+
+
 def read_frames(folder: Path, column: str, keep: Collection[str] | None = None) -> Frames:
     """Read a column of all parts; `keep` restricts the utterances. Sorted by `utt_id`."""
     rows = [

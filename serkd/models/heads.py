@@ -1,6 +1,7 @@
 """Poolings over valid frames, and classifiers."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,23 @@ POOLINGS: dict[str, Callable[[int], Pooling]] = {
 }
 
 
+class LayerMix(nn.Module):
+    """Softmax-weighted mean of layers, all alike at first (SUPERB, arXiv 2105.01051, section 3.2).
+
+    num_layers x (B, F, D) to (B, F, D).
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(num_layers))
+
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
+        weights = self.scores.softmax(dim=0)
+        # autocast leaves some states in float32 and some not
+        weighted = (w * s.to(w.dtype) for w, s in zip(weights, states, strict=True))
+        return functools.reduce(torch.add, weighted)
+
+
 class Standardise(nn.Module):
     """(x - mean) / deviation with fixed statistics, (…, D).
 
@@ -108,7 +126,10 @@ class CosineClassifier(nn.Module):
         nn.init.xavier_normal_(self.weight)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        return F.linear(F.normalize(embeddings, dim=-1), F.normalize(self.weight, dim=-1))
+        # bfloat16's steps near 1 are a good part of a margin
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(self.weight.dtype)
+            return F.linear(F.normalize(embeddings, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 def unit_head(dim: int, num_units: int) -> nn.Module:

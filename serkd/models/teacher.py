@@ -7,15 +7,33 @@ import torch
 from torch import Tensor, nn
 
 from serkd.features.backbone import Suffix
-from serkd.models.heads import POOLINGS, CosineClassifier, Standardise, unit_head
+from serkd.models.heads import POOLINGS, CosineClassifier, LayerMix, Standardise, unit_head
 
 
-class MultiTaskExtractor(nn.Module):
-    """Emotion and gender from one pooled embedding; its hidden states are clustered."""
+class OnSuffix(nn.Module):
+    """What the three models share: a suffix, and one sequence of frames that heads read of it."""
 
-    def __init__(self, suffix: Suffix, dim: int, num_classes: int, pooling: str) -> None:
+    def __init__(self, suffix: Suffix, layer_mix: bool) -> None:
         super().__init__()
         self.suffix = suffix
+        self.mix = LayerMix(len(suffix.body.layers) + 1) if layer_mix else None
+
+    def frames(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Layer n (B, F, D) to the last layer, or the learned mixture of layers n..L, (B, F, D).
+
+        Of the input's precision, also under autocast: poolings add up hundreds of frames.
+        """
+        states = self.suffix(hidden, mask)
+        return states[-1].to(hidden.dtype) if self.mix is None else self.mix(states)
+
+
+class MultiTaskExtractor(OnSuffix):
+    """Emotion and gender from one pooled embedding; its hidden states are clustered."""
+
+    def __init__(
+        self, suffix: Suffix, dim: int, num_classes: int, pooling: str, *, layer_mix: bool = False
+    ) -> None:
+        super().__init__(suffix, layer_mix)
         self.pooling = POOLINGS[pooling](dim)
         self.standardise = Standardise(self.pooling.out_dim)
         self.emotion = nn.Linear(self.pooling.out_dim, num_classes)
@@ -23,7 +41,7 @@ class MultiTaskExtractor(nn.Module):
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Layer n (B, F, D) to the pooled, not yet standardised embedding (B, E)."""
-        return self.pooling(self.suffix(hidden, mask)[-1], mask)
+        return self.pooling(self.frames(hidden, mask), mask)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Layer n (B, F, D) to emotion logits (B, C) and gender logits (B, 2)."""
@@ -43,12 +61,13 @@ class SpanMask(nn.Module):
         return torch.where(masked[..., None], self.vector, hidden)
 
 
-class UnitTeacher(nn.Module):
+class UnitTeacher(OnSuffix):
     """Stage 1: one head per scale predicts each frame's unit."""
 
-    def __init__(self, suffix: Suffix, dim: int, num_units: Sequence[int]) -> None:
-        super().__init__()
-        self.suffix = suffix
+    def __init__(
+        self, suffix: Suffix, dim: int, num_units: Sequence[int], *, layer_mix: bool = False
+    ) -> None:
+        super().__init__(suffix, layer_mix)
         self.span_mask = SpanMask(dim)
         self.heads = nn.ModuleList(unit_head(dim, count) for count in num_units)
 
@@ -56,19 +75,23 @@ class UnitTeacher(nn.Module):
         """Layer n (B, F, D) to unit logits (B, F, K_s) for each scale."""
         if masked is not None:
             hidden = self.span_mask(hidden, masked)
-        last = self.suffix(hidden, mask)[-1]
-        return [head(last) for head in self.heads]
+        frames = self.frames(hidden, mask)
+        return [head(frames) for head in self.heads]
 
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """`logits` (B, C), what a student learns from, and the standardised `embedding` (B, E)."""
+    """`logits` (B, C), what a student learns from, and the standardised `embedding` (B, E).
+
+    `frames` (B, F, D) are what was pooled.
+    """
 
     logits: Tensor
     embedding: Tensor
+    frames: Tensor
 
 
-class EmotionTeacher(nn.Module):
+class EmotionTeacher(OnSuffix):
     """Stage 2: utterance embedding to emotions.
 
     `logits` are the scores of training without the margin: scale · cosine for AM-Softmax.
@@ -83,9 +106,9 @@ class EmotionTeacher(nn.Module):
         pooling: str,
         dropout: float,
         scale: float | None,
+        layer_mix: bool = False,
     ) -> None:
-        super().__init__()
-        self.suffix = suffix
+        super().__init__(suffix, layer_mix)
         self.span_mask = SpanMask(dim)
         self.pooling = POOLINGS[pooling](dim)
         width = self.pooling.out_dim
@@ -100,12 +123,13 @@ class EmotionTeacher(nn.Module):
         """Layer n (B, F, D) with valid frames (B, F); `masked` frames are hidden (training)."""
         if masked is not None:
             hidden = self.span_mask(hidden, masked)
-        embedding = self.standardise(self.pool(hidden, mask))
-        return TeacherOutput(self.classify(self.dropout(embedding)), embedding)
+        frames = self.frames(hidden, mask)
+        embedding = self.standardise(self.pooling(frames, mask))
+        return TeacherOutput(self.classify(self.dropout(embedding)), embedding, frames)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Layer n (B, F, D) to the pooled, not yet standardised embedding (B, E)."""
-        return self.pooling(self.suffix(hidden, mask)[-1], mask)
+        return self.pooling(self.frames(hidden, mask), mask)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Embeddings (B, E) to logits (B, C)."""

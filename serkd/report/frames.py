@@ -80,10 +80,10 @@ def write_clusters(
     require_empty(out)
     folds = select_folds(read_folds(experiment.corpus, experiment.protocol), fold_choice)
     graphs = [Graph(STAGES, experiment, fold) for fold in folds]
-    for graph in graphs:
-        graph.check()
     scales = list_scales(experiment)
     targets = [Ref(stage, scale) for stage in ("centroids", "units") for scale in scales]
+    for graph in graphs:
+        graph.check(targets)
     store, found, stages, artifacts = StageStore(storage), {}, [], {}
     compute = start_compute(experiment, graphs, targets, store)
     try:

@@ -2,18 +2,65 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from serkd.stages.catalogue import STUDENT, TEACHER_OUTPUTS
+from serkd.config import Experiment
+from serkd.errors import InputError
+from serkd.recipe import build_experiment
+from serkd.stages.catalogue import INNER_OUTPUTS, MODELS
 from serkd.stages.context import Ref
 from serkd.stages.graph import StageResult
 from serkd.stages.store import Artifact
 from serkd.train.metrics import compute_confusion, compute_metrics
 from serkd.train.outputs import read_outputs
 
-MODELS = {"teacher": TEACHER_OUTPUTS, "student": STUDENT}
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run's folder says: its experiment, and its results on dev."""
+
+    experiment: Experiment
+    results: dict[str, Any]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those of `MODELS` that it has."""
+        return tuple(self.results["models"])
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has finished in a folder."""
+    return (folder / "experiment.json").is_file() and (folder / "results.json").is_file()
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """A finished run.
+
+    Raises:
+        InputError: its files are not as serkd writes them.
+    """
+    described = folder / "experiment.json"
+    experiment = build_experiment(read_json(described), {}, origin=str(described))
+    results = read_json(folder / "results.json")
+    for name in ("fold_choice", "models"):
+        if name not in results:
+            raise InputError(f"{folder / 'results.json'}: must have {name!r}: run it again")
+    return FinishedRun(experiment, results)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that serkd wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: must be the JSON that serkd wrote: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: must be the JSON that serkd wrote, got a {type(found).__name__}")
+    return found
 
 
 def evaluate(
@@ -35,6 +82,13 @@ def evaluate(
         confusion = compute_confusion(truth, logits.argmax(axis=1), len(class_names))
         found[model] = {split: compute_metrics(confusion)}
     return found
+
+
+def out_of_fold(artifacts: Mapping[Ref, Artifact]) -> dict[str, Any]:
+    """`out_of_fold`: metrics of train by teachers of inner folds, where there are any."""
+    if INNER_OUTPUTS not in artifacts:
+        return {}
+    return {"out_of_fold": _read_json(artifacts[INNER_OUTPUTS], "inner.json")["train"]}
 
 
 def unit_quality(artifacts: Mapping[Ref, Artifact]) -> dict[str, Any]:

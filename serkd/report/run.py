@@ -1,4 +1,4 @@
-"""One experiment from configuration to results: what ``serkd run`` does."""
+"""One experiment from configuration to results: what ``serkd run`` and ``teacher`` do."""
 
 import os
 from collections.abc import Sequence
@@ -6,25 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from serkd import runtime
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold, hash_folds, select_folds
 from serkd.corpora.protocols import read_folds
-from serkd.events import Observer, Observers
+from serkd.devices import choose_device
+from serkd.events import Observer, Observers, Within
 from serkd.files import write_json
 from serkd.report.plots import draw_confusions, draw_pooled, save_figure
-from serkd.report.results import MODELS, evaluate, pool_folds, stage_row, unit_quality
+from serkd.report.predictions import predictions_table, write_predictions
+from serkd.report.results import (
+    evaluate,
+    out_of_fold,
+    pool_folds,
+    stage_row,
+    unit_quality,
+)
 from serkd.report.tensorboard import TensorBoard
 from serkd.report.units import show_units
-from serkd.stages.catalogue import STAGES
+from serkd.stages.catalogue import MODELS, STAGES, list_targets
 from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
 from serkd.threads import set_threads
-
-TARGETS = list(MODELS.values())
 
 
 def run_folder(storage: Path, name: str, experiment: Experiment, fold: str) -> Path:
@@ -34,33 +41,46 @@ def run_folder(storage: Path, name: str, experiment: Experiment, fold: str) -> P
 
 
 def run_experiment(
-    experiment: Experiment, fold_choice: str, storage: Path, name: str, observer: Observer
+    experiment: Experiment,
+    fold_choice: str,
+    storage: Path,
+    name: str,
+    observer: Observer,
+    models: Sequence[str] = tuple(MODELS),
 ) -> tuple[dict[str, Any], Path]:
-    """Run all stages of the chosen folds; returns the results on dev and the folder they are in.
+    """Have `models` on the chosen folds; returns the results on dev and the folder they are in.
 
-    Writes results.json, experiment.json, folds.json, confusion.png, units/ and tensorboard/. The
-    test split stays sealed.
+    Writes results.json, dev_predictions.parquet, experiment.json, folds.json, confusion.png, units/
+    and tensorboard/. The test split stays sealed.
     """
     all_folds = read_folds(experiment.corpus, experiment.protocol)
     folds = select_folds(all_folds, fold_choice)
     folder = run_folder(storage, name, experiment, fold_choice)
     store = StageStore(storage)
     graphs = [Graph(STAGES, experiment, fold) for fold in folds]
+    targets = list_targets(experiment, models)
     for graph in graphs:
-        graph.check()
-    compute = start_compute(experiment, graphs, TARGETS, store)
+        graph.check(targets)
+    compute = start_compute(experiment, graphs, targets, store)
     found: dict[str, Any] = {}
     try:
         for graph in graphs:
             board = TensorBoard(folder / "tensorboard" / f"fold_{graph.fold.name}")
-            watchers = Observers([observer, board])
-            found[graph.fold.name] = _run_fold(graph, store, compute, watchers, board, folder)
+            part = f"fold {graph.fold.name}"
+            heard = Within(observer, part) if len(graphs) > 1 else observer
+            watchers = Observers([heard, board])
+            found[graph.fold.name] = _run_fold(
+                graph, targets, store, compute, watchers, board, folder
+            )
     finally:
         compute.close()
+    parts = [_predictions(graph, targets, store) for graph in graphs]
+    write_predictions(folder, "dev", experiment, all_folds, parts)
     results = {
         "name": name,
         "split": "dev",
         "fold_choice": fold_choice,
+        "models": list(models),
         "protocol": experiment.protocol.name,
         "folds_hash": hash_folds(all_folds),
         "shares_speakers": any(fold.shares_speakers for fold in folds),
@@ -96,7 +116,7 @@ def start_compute(
     experiment: Experiment, graphs: Sequence[Graph], targets: Sequence[Ref], store: StageStore
 ) -> Compute:
     """Ray only when something is missing: reading stored results needs none."""
-    device = runtime.choose_device(experiment.train.device)
+    device = choose_device(experiment.train.device)
     set_threads(os.cpu_count() or 1)
     if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in targets):
         return Compute(device=device)
@@ -106,28 +126,38 @@ def start_compute(
 
 def _run_fold(
     graph: Graph,
+    targets: Sequence[Ref],
     store: StageStore,
     compute: Compute,
     observer: Observer,
     board: TensorBoard,
     folder: Path,
 ) -> dict[str, Any]:
-    artifacts, stages = graph.run(TARGETS, store, compute, observer)
+    artifacts, stages = graph.run(targets, store, compute, observer)
     fold = graph.fold
-    labels = {utt_id: fold.manifest.by_id[utt_id].emotion for utt_id in fold.dev}
-    found = evaluate(artifacts, labels, fold.manifest.class_names, "dev")
+    found = evaluate(artifacts, _dev_labels(fold), fold.manifest.class_names, "dev")
     show_metrics(board, found, "dev", fold.manifest.class_names)
     quality, pictures = unit_quality(artifacts), folder / "units" / f"fold_{fold.name}"
     show_units(board, pictures, artifacts, quality, fold.manifest.class_names)
     board.close()
-    return {**found, "stages": [stage_row(s) for s in stages], "units": quality}
+    rows = [stage_row(stage) for stage in stages]
+    return {**found, **out_of_fold(artifacts), "stages": rows, "units": quality}
+
+
+def _dev_labels(fold: Fold) -> dict[str, str]:
+    return {utt_id: fold.manifest.by_id[utt_id].emotion for utt_id in fold.dev}
+
+
+def _predictions(graph: Graph, targets: Sequence[Ref], store: StageStore) -> pa.Table:
+    artifacts = {ref: store.get(ref.stage, graph.key(ref)) for ref in targets}
+    return predictions_table(artifacts, graph.fold, _dev_labels(graph.fold))
 
 
 def show_metrics(
     board: TensorBoard, found: dict[str, Any], split: str, class_names: Sequence[str]
 ) -> None:
-    """Final metrics and confusion matrices of both models in TensorBoard."""
-    for model in MODELS:
+    """Final metrics and confusion matrices of the models in TensorBoard."""
+    for model in filter(found.__contains__, MODELS):
         metrics = found[model][split]
         board.scalars({f"final/{model}_{split}_{n}": metrics[n] for n in ("war", "uar", "wf1")})
         counts = {split: np.array(metrics["confusion"])}

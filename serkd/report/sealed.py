@@ -1,6 +1,5 @@
 """The sealed evaluation: what ``serkd test`` does to one run, or to one trial of a sweep."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ from serkd.errors import InputError
 from serkd.files import write_json
 from serkd.recipe import build_experiment
 from serkd.report.plots import draw_pooled, save_figure
-from serkd.report.results import MODELS, evaluate, pool_folds
+from serkd.report.predictions import predictions_table, write_predictions
+from serkd.report.results import evaluate, is_run, pool_folds, read_json, read_run
 from serkd.report.run import show_metrics
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.ledger import Ledger
-from serkd.stages.catalogue import STAGES, STUDENT
+from serkd.stages.catalogue import MODELS, STAGES, needs_teacher
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import Artifact, StageStore
@@ -26,18 +26,19 @@ from serkd.stages.store import Artifact, StageStore
 
 @dataclass(frozen=True)
 class Chosen:
-    """What of a run or sweep is evaluated."""
+    """What of a run or sweep is evaluated: `models` of an experiment."""
 
     experiment: Experiment
     fold_choice: str
     text: str
+    models: tuple[str, ...]
 
 
 def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     """Evaluate a run, or a sweep's trial (the best one on dev by default), on the test split.
 
     The look is written to STORAGE/test_log.jsonl before a label is read. Nothing is computed:
-    the models must be stored. Writes test.json and confusion_test.png.
+    the models must be stored. Writes test.json, test_predictions.parquet and confusion_test.png.
 
     Raises:
         InputError: not a run's or sweep's folder, no such finished trial, or no stored models.
@@ -47,8 +48,9 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     all_folds = read_folds(experiment.corpus, experiment.protocol)
     folds = select_folds(all_folds, chosen.fold_choice)
     store, graphs = StageStore(storage), [Graph(STAGES, experiment, fold) for fold in folds]
-    models = {graph.fold.name: _find_models(graph, store, folder) for graph in graphs}
-    keys = {name: found[STUDENT].info["key"] for name, found in models.items()}
+    models = {graph.fold.name: _find_models(graph, store, chosen, folder) for graph in graphs}
+    last = MODELS[chosen.models[-1]]
+    keys = {name: found[last].info["key"] for name, found in models.items()}
     subject = f"{folder.resolve().parent.name}/{folder.resolve().name}"
     log = storage / "test_log.jsonl"
     if digest := _earlier_look(folder / "test.json"):
@@ -57,16 +59,15 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
         log, subject, chosen.text, experiment.corpus, experiment.protocol, folds, keys
     )
     class_names = folds[0].manifest.class_names
-    found = {
-        fold.name: evaluate(
-            models[fold.name], {i: emotions[i] for i in fold.test}, class_names, "test"
-        )
-        for fold in folds
-    }
+    labels = {fold.name: {i: emotions[i] for i in fold.test} for fold in folds}
+    found = {name: evaluate(models[name], labels[name], class_names, "test") for name in labels}
+    parts = [predictions_table(models[fold.name], fold, labels[fold.name]) for fold in folds]
+    write_predictions(folder, "test", experiment, all_folds, parts)
     results = {
         "name": folder.resolve().name,
         "split": "test",
         "chosen": chosen.text,
+        "models": list(chosen.models),
         "look": {"number": look.number, "text": look.text},
         "look_digest": look.digest,
         "protocol": experiment.protocol.name,
@@ -81,7 +82,7 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
 
 
 def _earlier_look(result: Path) -> str | None:
-    return _read_json(result).get("look_digest") if result.is_file() else None
+    return read_json(result).get("look_digest") if result.is_file() else None
 
 
 def _write(results: Mapping[str, Any], folder: Path) -> None:
@@ -94,19 +95,22 @@ def _write(results: Mapping[str, Any], folder: Path) -> None:
 
 
 def _choose(folder: Path, trial: int | None) -> Chosen:
-    if (folder / "experiment.json").is_file() and (folder / "results.json").is_file():
+    if is_run(folder):
         if trial is not None:
             raise InputError(f"--trial must be left out: {folder} is a run, not a sweep")
-        choice = _read_json(folder / "results.json")["fold_choice"]
-        return Chosen(_read_experiment(folder / "experiment.json"), choice, f"fold {choice}")
+        run = read_run(folder)
+        choice = run.results["fold_choice"]
+        return Chosen(run.experiment, choice, f"fold {choice}", run.models)
     if (folder / "sweep.json").is_file():
         return _choose_trial(folder, trial)
-    raise InputError(f"{folder}: must be a folder that `serkd run` or `serkd sweep` finished")
+    raise InputError(
+        f"{folder}: must be a folder that `serkd run`, `serkd teacher` or `serkd sweep` finished"
+    )
 
 
 def _choose_trial(folder: Path, number: int | None) -> Chosen:
     """A pruned trial published no student, so only finished ones can be chosen."""
-    sweep = _read_json(folder / "sweep.json")
+    sweep = read_json(folder / "sweep.json")
     trials = Ledger(folder / "ledger.jsonl").trials()
     finished = {t["trial"]: t for t in trials if t["state"] == "finished"}
     if not finished:
@@ -122,30 +126,26 @@ def _choose_trial(folder: Path, number: int | None) -> Chosen:
     experiment = build_experiment(
         base.model_dump(mode="json"), finished[number]["params"], origin="trial"
     )
-    return Chosen(experiment, sweep["space"]["fold"], f"trial {number}")
+    models = tuple(MODELS) if needs_teacher(experiment) else ("student",)
+    return Chosen(experiment, sweep["space"]["fold"], f"trial {number}", models)
 
 
-def _read_experiment(path: Path) -> Experiment:
-    return build_experiment(_read_json(path), {}, origin=str(path))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: must be the JSON that serkd wrote: {error}") from error
-
-
-def _find_models(graph: Graph, store: StageStore, folder: Path) -> dict[Ref, Artifact]:
-    """The stored models of a fold: the student, and its teacher where it has one."""
-    found = {}
-    for ref in MODELS.values():
+def _find_models(
+    graph: Graph, store: StageStore, chosen: Chosen, folder: Path
+) -> dict[Ref, Artifact]:
+    """The stored outputs of a fold's models."""
+    found, missing = {}, []
+    for model in chosen.models:
+        ref = MODELS[model]
         if artifact := store.find(ref.stage, graph.key(ref)):
             artifact.require_fold(graph.fold)
             found[ref] = artifact
-    if STUDENT not in found:
+        else:
+            missing.append(model)
+    if missing:
         raise InputError(
-            f"{folder}: the student of fold {graph.fold.name} must be stored, but the corpus, the "
-            "backbone or serkd itself has changed since, or it was removed: run it again"
+            f"{folder}: the {' and '.join(missing)} of fold {graph.fold.name} must be stored, but "
+            "the corpus, the backbone or serkd itself has changed since, or it was removed: run "
+            "it again"
         )
     return found

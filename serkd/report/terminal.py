@@ -16,9 +16,10 @@ from rich.progress import (
 from rich.table import Table
 
 from serkd.events import Observer
+from serkd.report.tables import results_table
 from serkd.report.units import told_table, unit_warnings, units_table
 
-_STAGE_WIDTH = 18
+_STAGE_WIDTH = 31  # "teacher_outputs inner 10 fold 5"
 
 
 class Terminal(Observer):
@@ -67,26 +68,6 @@ class Terminal(Observer):
         self._clear()
         how = f"stored (took {seconds:.1f} s)" if is_cached else f"computed in {seconds:.1f} s"
         self.console.print(f"  {name:<{_STAGE_WIDTH}} {key[:12]}  {how}", highlight=False)
-
-
-def results_table(results: Mapping[str, Any]) -> Table:
-    """Per fold and pooled: UAR, WAR and WF1 in percent of each model."""
-    split = results["split"]
-    speakers = "speakers of train too" if results["shares_speakers"] else "unseen speakers"
-    table = Table(title=f"{split}: percent, {speakers}", title_justify="left")
-    table.add_column("fold")
-    table.add_column("model")
-    for metric in ("UAR", "WAR", "WF1", "parameters"):
-        table.add_column(metric, justify="right")
-    rows = dict(results["folds"])
-    if len(rows) > 1:
-        rows["pooled"] = results["pooled"]
-    for fold, found in rows.items():
-        for model in results["pooled"]:
-            size = found.get("parameters", {}).get(model)
-            cells = [f"{100 * found[model][split][name]:.1f}" for name in ("uar", "war", "wf1")]
-            table.add_row(fold, model, *cells, "" if size is None else f"{size:,}")
-    return table
 
 
 def trials_table(trials: Sequence[Mapping[str, Any]], objective: str) -> Table:
@@ -145,11 +126,16 @@ def print_run(console: Console, results: Mapping[str, Any], folder: Path, *, as_
         return
     print_units(console, results["folds"])
     console.print(results_table(results))
+    for name, fold in results["folds"].items():
+        if "out_of_fold" in fold:
+            uar = 100 * fold["out_of_fold"]["uar"]
+            console.print(f"out of fold  train UAR {uar:.1f}, fold {name}: teachers of inner folds")
     stages = [stage for fold in results["folds"].values() for stage in fold["stages"]]
     computed = sum(not stage["is_cached"] for stage in stages)
     console.print(f"{len(stages)} stage requests, {computed} computed")
     console.print(f"test         sealed; serkd test {folder}", soft_wrap=True)
     console.print(f"results      {folder / 'results.json'}", soft_wrap=True)
+    console.print(f"utterances   {folder / 'dev_predictions.parquet'}", soft_wrap=True)
     console.print(f"confusion    {folder / 'confusion.png'}", soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
 
@@ -164,6 +150,7 @@ def print_test(
     console.print(results_table(results))
     console.print(results["look"]["text"], soft_wrap=True, highlight=False)
     console.print(f"results      {folder / 'test.json'}", soft_wrap=True)
+    console.print(f"utterances   {folder / 'test_predictions.parquet'}", soft_wrap=True)
     console.print(f"confusion    {folder / 'confusion_test.png'}", soft_wrap=True)
 
 

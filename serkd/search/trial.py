@@ -8,9 +8,9 @@ from typing import Any
 
 from ray import tune
 
-from serkd import runtime
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold
+from serkd.devices import choose_device
 from serkd.events import Observer, Observers
 from serkd.recipe import build_experiment
 from serkd.search.space import decode_params
@@ -85,10 +85,10 @@ def run_trial(params: Mapping[str, Any], spec: TrialSpec) -> None:
     set_threads(spec.num_threads)
     experiment = build_trial(spec.base, params)
     graph = Graph(STAGES, experiment, spec.fold)
-    graph.check()
+    graph.check([STUDENT])
     reporter = TuneReporter(len(graph.closure([STUDENT])), experiment.student.fit.epochs)
     watcher = spec.watch(tune.get_context().get_trial_id())
-    compute = Compute(device=runtime.choose_device(experiment.train.device))
+    compute = Compute(device=choose_device(experiment.train.device))
     # the watcher hears of an epoch first: a stopped trial does not return from its report
     observer = Observers([watcher, reporter])
     try:

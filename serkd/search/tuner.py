@@ -18,6 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from serkd import runtime
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold, select_folds
+from serkd.devices import choose_device
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.search.ledger import Ledger
@@ -115,27 +116,26 @@ def choose_fold(folds: Sequence[Fold], choice: str) -> Fold:
 
 def _max_concurrent(sweep: Sweep) -> int:
     """How many trials fit the cluster, with the workers that each starts besides itself."""
-    workers = sweep.base.train.num_workers
-    needed_cpus = sweep.space.resources.cpu + (workers if workers > 1 else 0)
+    train, own = sweep.base.train, sweep.space.resources
+    workers = train.num_workers if train.num_workers > 1 else 0
+    needs = {"CPU": float(own.cpu), "GPU": float(own.gpu)}
+    for name, value in (train.resources_per_worker or {"CPU": 1.0}).items():
+        needs[name] = needs.get(name, 0.0) + workers * value
     cluster = ray.cluster_resources()
-    fits = [cluster.get("CPU", 0) / needed_cpus]
-    if gpu := sweep.space.resources.gpu:
-        fits.append(cluster.get("GPU", 0) / gpu)
+    fits = [cluster.get(name, 0) / need for name, need in needs.items() if need]
     if min(fits) < 1:
-        raise InputError(
-            f"a trial must fit the cluster: it needs {needed_cpus} CPUs and "
-            f"{sweep.space.resources.gpu:g} GPUs, the cluster has {cluster.get('CPU', 0):g} and "
-            f"{cluster.get('GPU', 0):g}"
-        )
+        asked = " and ".join(f"{need:g} {name}s" for name, need in needs.items())
+        there = " and ".join(f"{cluster.get(name, 0):g}" for name in needs)
+        raise InputError(f"a trial must fit the cluster: it needs {asked}, the cluster has {there}")
     return int(min(fits))
 
 
 def _prepare_shared(sweep: Sweep, fold: Fold, store: StageStore, observer: Observer) -> None:
     """Compute the stages that no searched key touches once, with the whole machine."""
     graph = Graph(STAGES, sweep.base, fold)
-    graph.check()
+    graph.check([STUDENT])
     shared = [ref for ref in graph.closure([STUDENT]) if not _is_touched(graph, ref, sweep.space)]
-    device = runtime.choose_device(sweep.base.train.device)
+    device = choose_device(sweep.base.train.device)
     compute = Compute(*runtime.cluster_actors(), device=device)
     try:
         graph.run(shared, store, compute, observer)

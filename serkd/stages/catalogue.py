@@ -1,19 +1,27 @@
 """The stages of serkd: what each reads, declares, and does."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from serkd.config import Experiment
 from serkd.stages.context import Ref, Stage, alone
 from serkd.stages.frames import run_features, run_hidden, run_logmel
+from serkd.stages.inner import run_teacher_inner_outputs
 from serkd.stages.models import (
+    STARTS,
     run_extractor,
     run_student,
     run_teacher,
     run_teacher_outputs,
     run_teacher_units,
 )
+from serkd.stages.top import run_teacher_hidden
 from serkd.stages.units import run_centroids, run_units
 
 LOGMEL, EXTRACTOR, STAGE_1 = Ref("logmel"), Ref("extractor"), Ref("teacher_units")
 TEACHER, TEACHER_OUTPUTS, STUDENT = Ref("teacher"), Ref("teacher_outputs"), Ref("student")
+TEACHER_HIDDEN, INNER_OUTPUTS = Ref("teacher_hidden"), Ref("teacher_inner_outputs")
+MODELS = {"teacher": TEACHER_OUTPUTS, "student": STUDENT}  # what has results, by its name
 
 
 def find_prefix(experiment: Experiment) -> Ref:
@@ -27,10 +35,47 @@ def list_scales(experiment: Experiment) -> list[tuple[int, int]]:
     return [(layer, count) for layer in units.layers for count in units.num_clusters]
 
 
+def scores_out_of_fold(experiment: Experiment) -> bool:
+    """Whether the student's curriculum asks teachers that have not seen the speaker."""
+    return experiment.curriculum.scores_by_teacher and experiment.teacher.inner_folds > 0
+
+
 def needs_teacher(experiment: Experiment) -> bool:
     """Whether the student reads the teacher's outputs at all."""
-    is_curriculum = experiment.curriculum.pacing != "none"
-    return experiment.distill.alpha > 0 or is_curriculum or experiment.meta.order != "off"
+    distill, curriculum = experiment.distill, experiment.curriculum
+    is_taught = max(curriculum.alpha_ends(distill.alpha)) > 0 or distill.gamma > 0
+    is_scored = curriculum.scores_by_teacher and not scores_out_of_fold(experiment)
+    return is_taught or is_scored or experiment.meta.order != "off"
+
+
+def _read_by_student(experiment: Experiment) -> list[Ref]:
+    teacher = [TEACHER_OUTPUTS] if needs_teacher(experiment) else []
+    if experiment.meta.has_live_layers:
+        teacher.append(TEACHER_HIDDEN)
+    return [LOGMEL, *teacher, *([INNER_OUTPUTS] if scores_out_of_fold(experiment) else [])]
+
+
+def _inner_outputs(experiment: Experiment) -> list[Ref]:
+    """Of the teacher of every inner fold."""
+    count = experiment.teacher.inner_folds
+    return [replace(TEACHER_OUTPUTS, inner=i) for i in range(1, count + 1)]
+
+
+def _start(experiment: Experiment) -> list[Ref]:
+    """What stage 2 starts from; nothing where that is the pre-trained backbone."""
+    stage = STARTS[experiment.teacher.start]
+    return [] if stage is None else [Ref(stage)]
+
+
+def _kept_units(experiment: Experiment) -> list[Ref]:
+    """What stage 2 still learns of stage 1's targets."""
+    return _scaled("units", experiment) if experiment.teacher.stage2.unit_weight else []
+
+
+def list_targets(experiment: Experiment, models: Sequence[str]) -> list[Ref]:
+    """The stages to have for some of `MODELS`; what they read comes along."""
+    is_scored = "teacher" in models and experiment.teacher.inner_folds > 0
+    return [*(MODELS[model] for model in models), *([INNER_OUTPUTS] if is_scored else [])]
 
 
 def _scaled(stage: str, experiment: Experiment) -> list[Ref]:
@@ -44,6 +89,8 @@ def _states(experiment: Experiment, ref: Ref) -> Ref:
 
 
 _CUT, _FROZEN, _GENDER = "corpus.max_duration_s", "backbone.frozen_layers", "units.gender_mode"
+_READ = (_FROZEN, "backbone.layer_mix")
+_TRAINED = (*_READ, "backbone.lora", "backbone.precision")
 
 STAGES: dict[str, Stage] = {
     "features": Stage(
@@ -64,8 +111,8 @@ STAGES: dict[str, Stage] = {
         reads_audio=True,
     ),
     "extractor": Stage(
-        version=1,
-        uses=(_FROZEN, "extractor", f"{_GENDER}.has_task", "seed"),
+        version=2,
+        uses=(*_TRAINED, _CUT, "extractor", f"{_GENDER}.has_task", "seed"),
         inputs=lambda e, r: [find_prefix(e)],
         fits="train+dev",
         run=alone(run_extractor),
@@ -104,34 +151,50 @@ STAGES: dict[str, Stage] = {
         reads_genders=True,
     ),
     "teacher_units": Stage(
-        version=1,
-        uses=(_FROZEN, "teacher.stage1", f"{_GENDER}.in_units", "seed"),
+        version=3,
+        uses=(*_TRAINED, "teacher.stage1", f"{_GENDER}.in_units", "seed"),
         inputs=lambda e, r: [find_prefix(e), *_scaled("units", e)],
         fits="train+dev",
         run=alone(run_teacher_units),
         reads_backbone=True,
     ),
     "teacher": Stage(
-        version=1,
-        uses=(_FROZEN, "teacher.stage2", "seed"),
-        inputs=lambda e, r: [find_prefix(e), STAGE_1],
+        version=2,
+        uses=(*_TRAINED, _CUT, "teacher.start", "teacher.stage2", "seed"),
+        inputs=lambda e, r: [find_prefix(e), *_start(e), *_kept_units(e)],
         fits="train+dev",
         run=alone(run_teacher),
         reads_backbone=True,
     ),
     "teacher_outputs": Stage(
         version=1,
-        uses=(_FROZEN, "teacher.stage2"),
+        uses=(*_READ, "teacher.stage2"),
         inputs=lambda e, r: [find_prefix(e), TEACHER],
         fits="train+dev",
         run=alone(run_teacher_outputs),
         reads_backbone=True,
     ),
-    "student": Stage(
+    "teacher_hidden": Stage(
         version=1,
+        uses=(*_READ, "teacher.stage2", "meta.last_layers"),
+        inputs=lambda e, r: [find_prefix(e), TEACHER],
+        fits="train+dev",
+        run=alone(run_teacher_hidden),
+        reads_backbone=True,
+    ),
+    "teacher_inner_outputs": Stage(
+        version=1,
+        uses=("teacher.inner_folds",),
+        inputs=lambda e, r: _inner_outputs(e),
+        fits="train+dev",
+        run=alone(run_teacher_inner_outputs),
+    ),
+    "student": Stage(
+        version=2,
         uses=("student", "distill", "curriculum", "meta", "seed"),
-        inputs=lambda e, r: [LOGMEL, *([TEACHER_OUTPUTS] if needs_teacher(e) else [])],
+        inputs=lambda e, r: _read_by_student(e),
         fits="train+dev",
         run=alone(run_student),
+        reads_votes=True,
     ),
 }

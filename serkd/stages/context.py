@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,22 +21,30 @@ class Ref:
     """A stage of an experiment.
 
     `scale` is () where there is one, (layer,) where there is one per layer, and
-    (layer, num_clusters) where there is one per scale.
+    (layer, num_clusters) where there is one per scale. `inner` is the number, from 1, of the inner
+    fold that it is of; None is the experiment's own fold.
     """
 
     stage: str
     scale: tuple[int, ...] = ()
+    inner: int | None = None
 
     @property
-    def group(self) -> tuple[str, tuple[int, ...]]:
+    def group(self) -> tuple[str, tuple[int, ...], int | None]:
         """Equal for those that are computed together, in one pass over what they read.
 
         All layers of the features or hidden states, and all numbers of clusters of a layer.
         """
-        return self.stage, self.scale[:-1]
+        return self.stage, self.scale[:-1], self.inner
+
+    @property
+    def outer(self) -> "Ref":
+        """The same stage of the experiment's own fold."""
+        return replace(self, inner=None)
 
     def __str__(self) -> str:
-        return f"{self.stage} {'/'.join(map(str, self.scale))}".rstrip()
+        name = f"{self.stage} {'/'.join(map(str, self.scale))}".rstrip()
+        return name if self.inner is None else f"{name} inner {self.inner}"
 
 
 @dataclass
@@ -72,13 +80,16 @@ class Context:
     """What a stage's function is given.
 
     Only declared config keys can be read. The fold knows no test label, and no context can be
-    made with an artifact that was fitted on another fold.
+    made with an artifact that was fitted on another fold, but for the fold's own `inner_folds`: an
+    input that is of one of them must be fitted on that one. A stage of an inner fold is given it as
+    its fold, and knows of no other.
     """
 
     ref: Ref
     experiment: Experiment
     uses: tuple[str, ...]
     fold: Fold
+    inner_folds: tuple[Fold, ...]
     backbone: Backbone
     inputs: Mapping[Ref, Artifact]
     work: Path
@@ -86,8 +97,11 @@ class Context:
     observer: Observer
 
     def __post_init__(self) -> None:
-        for artifact in self.inputs.values():
-            artifact.require_fold(self.fold)
+        for ref, artifact in self.inputs.items():
+            artifact.require_fold(self._fold_of(ref))
+
+    def _fold_of(self, ref: Ref) -> Fold:
+        return self.fold if ref.inner is None else self.inner_folds[ref.inner - 1]
 
     @property
     def folder(self) -> Path:
@@ -108,6 +122,13 @@ class Context:
     def fitted_file(self, stage: str, name: str) -> Path:
         """A safetensors file of an input, which says that it was fitted on this fold."""
         return self.input(stage).fitted_file(name, self.fold)
+
+    def inner_files(self, stage: str, name: str) -> list[tuple[Fold, Path]]:
+        """Such a file of every inner fold, which says that it was fitted on that one."""
+        return [
+            (fold, self.inputs[Ref(stage, inner=i)].fitted_file(name, fold))
+            for i, fold in enumerate(self.inner_folds, start=1)
+        ]
 
     @property
     def facts(self) -> dict[str, str]:
@@ -140,6 +161,7 @@ class Stage:
     run: Callable[[Sequence[Context]], None]
     reads_audio: bool = False
     reads_backbone: bool = False
+    reads_votes: bool = False  # of train, where they say what is difficult
     reads_genders: bool = False  # of all utterances, where units say gender
     clusters: bool = False  # others get back what clustering holds: GPUs and memory
 

@@ -11,6 +11,7 @@ from serkd.features.encoders import EncoderSpec, LogMelEncoder, PrefixEncoder, S
 from serkd.features.extract import Sink, extract_frames
 from serkd.features.parts import Part, split_audio, split_frames
 from serkd.stages.context import Context
+from serkd.train.checkpoint import take_part
 
 
 def prefix_column(context: Context) -> str:
@@ -63,7 +64,7 @@ def run_hidden(contexts: Sequence[Context]) -> None:
     """Hidden states of the extractor at the layers to be clustered, from one pass."""
     layers, context = list_layers(contexts), contexts[0]
     frozen = context.config("backbone.frozen_layers")
-    suffix = read_suffix(context.fitted_file("extractor", "model.safetensors"))
+    suffix = read_part(context.fitted_file("extractor", "model.safetensors"), "suffix")
     encoder = SuffixEncoder(context.backbone, frozen, suffix, layers, context.compute.actor_device)
     parts = split_frames(context.input("features").folder, f"layer_{frozen}")
     extract(contexts, parts, encoder, [f"layer_{n}" for n in layers])
@@ -73,11 +74,9 @@ def list_layers(contexts: Sequence[Context]) -> tuple[int, ...]:
     return tuple(context.ref.scale[0] for context in contexts)
 
 
-def read_suffix(path: Path) -> dict[str, Tensor]:
-    """The suffix's weights in a model's file."""
-    tensors = load_file(path)
-    start = "suffix."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+def read_part(path: Path, name: str) -> dict[str, Tensor]:
+    """The weights of one part of a model, such as "suffix", in the model's file."""
+    return take_part(load_file(path), name)
 
 
 def write_json(path: Path, value: object) -> None:

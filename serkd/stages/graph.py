@@ -5,21 +5,28 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold
+from serkd.corpora.inner import build_inner_folds
 from serkd.errors import InputError, refuse
-from serkd.events import Observer
+from serkd.events import Observer, Within
 from serkd.features.backbone import Backbone, find_backbone
 from serkd.features.quarantine import QuarantineError
+from serkd.stages.check import (
+    find_adapter_problems,
+    find_fold_problems,
+    find_layer_problems,
+    find_vote_problems,
+)
 from serkd.stages.context import Compute, Context, Ref, Stage
 from serkd.stages.key import compute_key, used_values
 from serkd.stages.lease import hold
 from serkd.stages.store import Artifact, StageStore
-from serkd.units.genders import gender_problems
+from serkd.train.launch import has_checkpoint
 
 
 @dataclass(frozen=True)
@@ -44,47 +51,47 @@ class Graph:
         """Resolved once."""
         return find_backbone(self.experiment.backbone.name)
 
-    def check(self) -> None:
+    @cached_property
+    def inner_folds(self) -> tuple[Fold, ...]:
+        """Those of `teacher.inner_folds`."""
+        count = self.experiment.teacher.inner_folds
+        return build_inner_folds(self.fold, count) if count else ()
+
+    def fold_of(self, ref: Ref) -> Fold:
+        """The fold that a stage is of."""
+        return self.fold if ref.inner is None else self.inner_folds[ref.inner - 1]
+
+    def check(self, targets: Sequence[Ref]) -> None:
         """Refuse what cannot work before any work is done.
 
         Raises:
-            InputError: no such backbone or layer, more clusters than training frames, or a gender
-                mode that the corpus does not allow.
+            InputError: no such backbone or layer, inner folds or a scorer that the corpus does not
+                allow, adapters where the targets train no layer, or, where they need units, more
+                clusters than training frames or a gender mode that the corpus does not allow.
         """
-        name, limit = self.backbone.name, self.backbone.num_layers
-        frozen, mode = self.experiment.backbone.frozen_layers, self.experiment.units.gender_mode
-        above = [layer for layer in self.experiment.units.layers if layer > limit]
-        by_gender = self._most_train_frames()
-        problems = gender_problems(mode, self.fold, by_gender)
-        is_apart = mode.is_apart and not problems
-        frames = min(by_gender.values()) if is_apart else sum(by_gender.values())
-        too_many = [count for count in self.experiment.units.num_clusters if count > frames]
-        if above:
-            problems.append(f"units.layers must be at most {limit} for {name}, got {above}")
-        if frozen > limit:
-            problems.append(
-                f"backbone.frozen_layers must be at most {limit} for {name}, got {frozen}"
-            )
-        if too_many:
-            problems.append(
-                "units.num_clusters must be at most the number of training frames"
-                f"{' of a gender' if is_apart else ''}, about {frames} "
-                f"in fold {self.fold.name}, got {too_many}"
-            )
+        closure = self.closure(targets)
+        has_units = any(ref.stage == "units" for ref in closure)
+        problems = find_layer_problems(self.experiment, self.backbone, has_units=has_units)
+        if any("backbone.lora" in self.stages[ref.stage].uses for ref in closure):
+            problems += find_adapter_problems(self.experiment, self.backbone)
+        if any(self.stages[ref.stage].reads_votes for ref in targets):
+            problems += find_vote_problems(self.experiment, self.fold)
+        for fold in (self.fold, *self.inner_folds):
+            problems += find_fold_problems(self.experiment, fold) if has_units else []
         refuse(problems)
 
-    def _most_train_frames(self) -> dict[str, int]:
-        """Upper bounds for each gender: no encoder makes more than one frame every 20 ms."""
-        longest = self.experiment.corpus.max_duration_s
-        seconds: dict[str, float] = {}
-        for utterance in map(self.fold.manifest.by_id.__getitem__, self.fold.train):
-            known = seconds.get(utterance.gender, 0.0)
-            seconds[utterance.gender] = known + min(utterance.duration_s, longest)
-        return {gender: int(50 * total) for gender, total in seconds.items()}
-
     def inputs(self, ref: Ref) -> Sequence[Ref]:
-        """The stages whose artifacts a stage reads."""
-        return self.stages[ref.stage].inputs(self.experiment, ref)
+        """The stages whose artifacts a stage reads.
+
+        Those of an inner fold read each other, and share what learned from nobody.
+        """
+        found = self.stages[ref.stage].inputs(self.experiment, ref.outer)
+        if ref.inner is None:
+            return found
+        return [
+            used if self.stages[used.stage].fits == "none" else replace(used, inner=ref.inner)
+            for used in found
+        ]
 
     def fields(self, ref: Ref) -> dict[str, Any]:
         """Everything that a stage's key is made of."""
@@ -102,12 +109,14 @@ class Graph:
                 found["audio"] = self.fold.manifest.audio_hash
             if stage.reads_genders and self.experiment.units.gender_mode.in_units != "no":
                 found["genders"] = self.fold.manifest.gender_hash
+            if stage.reads_votes and self.experiment.curriculum.needs_votes:
+                found["votes"] = self.fold.manifest.vote_hash(self.fold.train)
             if stage.reads_backbone:
                 found["backbone"] = self.backbone.weight_hash
             if stage.fits != "none":
-                found["train"] = self.fold.train_hash
+                found["train"] = self.fold_of(ref).train_hash
             if stage.fits == "train+dev":
-                found["dev"] = self.fold.dev_hash
+                found["dev"] = self.fold_of(ref).dev_hash
             self._fields[ref] = found
         return self._fields[ref]
 
@@ -133,7 +142,8 @@ class Graph:
     ) -> tuple[dict[Ref, Artifact], list[StageResult]]:
         """Have the targets: read what is stored, compute what is missing.
 
-        Returns the artifacts of all stages that exist now, and how each was had.
+        Returns the artifacts that exist now of all stages but those of inner folds, which only
+        other stages read, and how each stage was had.
         """
         artifacts: dict[Ref, Artifact] = {}
         results: list[StageResult] = []
@@ -150,14 +160,14 @@ class Graph:
                 computed |= self._compute(missing, artifacts, store, compute, observer)
                 found = store.get(ref.stage, key)
             if self.stages[ref.stage].fits != "none":
-                found.require_fold(self.fold)
+                found.require_fold(self.fold_of(ref))
             artifacts[ref] = found
             is_cached = ref not in computed
             results.append(StageResult(ref, key, is_cached, found.seconds))
             observer.stage(str(ref), key, is_cached=is_cached, seconds=found.seconds)
             if is_cached:
                 _replay(ref, found, observer)
-        return artifacts, results
+        return {ref: one for ref, one in artifacts.items() if ref.inner is None}, results
 
     def _needed(self, targets: Sequence[Ref], store: StageStore) -> set[Ref]:
         """What is missing of the targets and of what those need."""
@@ -185,7 +195,9 @@ class Graph:
                 name, work = f"{ref.stage}-{self.key(ref)}", store.work(ref.stage, self.key(ref))
                 held.enter_context(hold(name, work.with_name(f"{work.name}.lock")))
             missing = [ref for ref in group if store.find(ref.stage, self.key(ref)) is None]
-            contexts = [self._context(ref, artifacts, store, compute, observer) for ref in missing]
+            contexts = {
+                ref: self._context(ref, artifacts, store, compute, observer) for ref in missing
+            }
             if contexts:
                 self._run_group(contexts, store)
         return set(missing)
@@ -198,45 +210,51 @@ class Graph:
         compute: Compute,
         observer: Observer,
     ) -> Context:
+        is_inner = ref.inner is not None
         context = Context(
-            ref,
+            ref.outer,
             self.experiment,
             self.stages[ref.stage].uses,
-            self.fold,
+            self.fold_of(ref),
+            () if is_inner else self.inner_folds,
             self.backbone,
-            {used: artifacts[used] for used in self.inputs(ref)},
+            # to the stages of an inner fold it is the only one
+            {used.outer if is_inner else used: artifacts[used] for used in self.inputs(ref)},
             store.work(ref.stage, self.key(ref)),
             compute,
-            observer,
+            Within(observer, f"inner {ref.inner}") if is_inner else observer,
         )
         context.folder.mkdir(parents=True, exist_ok=True)
         return context
 
-    def _run_group(self, contexts: Sequence[Context], store: StageStore) -> None:
+    def _run_group(self, contexts: Mapping[Ref, Context], store: StageStore) -> None:
         """Run the stage's function and publish what it made."""
-        stage = self.stages[contexts[0].ref.stage]
+        first, *_ = contexts.values()
+        stage = self.stages[first.ref.stage]
         if not stage.clusters:
-            contexts[0].compute.close()
+            first.compute.close()
         started = time.perf_counter()
         try:
-            stage.run(contexts)
+            stage.run(list(contexts.values()))
         except QuarantineError:
             raise  # the good parts stay, and the list of the bad files
         except InputError:
-            for context in contexts:  # going on from it would fail again
-                shutil.rmtree(context.work, ignore_errors=True)
+            for context in contexts.values():
+                # but for epochs, to go on from when the audio is there again, it would fail again
+                if not has_checkpoint(context.work):
+                    shutil.rmtree(context.work, ignore_errors=True)
             raise
         seconds = (time.perf_counter() - started) / len(contexts)
         is_fitted = stage.fits != "none"
-        for context in contexts:
+        for ref, context in contexts.items():
             info = {
-                "fields": self.fields(context.ref),
+                "fields": self.fields(ref),
                 "seconds": seconds,
                 "device": context.compute.device,
-                "fold": self.fold.name if is_fitted else None,
-                "train_hash": self.fold.train_hash if is_fitted else None,
+                "fold": context.fold.name if is_fitted else None,
+                "train_hash": context.fold.train_hash if is_fitted else None,
             }
-            store.publish(context.ref.stage, self.key(context.ref), context.folder, info)
+            store.publish(ref.stage, self.key(ref), context.folder, info)
 
 
 def _replay(ref: Ref, artifact: Artifact, observer: Observer) -> None:

@@ -1,35 +1,74 @@
 """The stages that train models or ask them: extractor, stage 1, stage 2, outputs, student."""
 
 import functools
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from serkd.features.backbone import Prefix, Suffix
-from serkd.features.store import read_frames
+from serkd.features.backbone import Prefix
+from serkd.features.cache import find_frames
 from serkd.gender import num_units
 from serkd.models.student import build_student, count_parameters
-from serkd.stages.context import Context
-from serkd.stages.frames import prefix_column, read_suffix, write_json
+from serkd.models.trunk import Trunk
+from serkd.stages.context import Context, Ref
+from serkd.stages.frames import prefix_column, read_part, write_json
 from serkd.train.data import FoldData
-from serkd.train.loop import Task, Trained, train
-from serkd.train.outputs import Outputs, forward_pair, predict, write_outputs
-from serkd.train.student import StudentTask, read_teacher
+from serkd.train.launch import train
+from serkd.train.loop import Trained
+from serkd.train.outputs import Outputs, forward_pair, predict, read_outputs, write_outputs
+from serkd.train.stored_teacher import StoredTop, read_teacher
+from serkd.train.stream import open_source
+from serkd.train.student import StudentTask
+from serkd.train.task import Task
 from serkd.train.teacher import EmotionTask, ExtractorTask, UnitsTask, build_teacher
+from serkd.train.units import KeptUnits, UnitScale
+
+# the stage whose suffix is teacher.start
+STARTS = {"units": "teacher_units", "extractor": "extractor", "backbone": None}
 
 
 def _fold_data(context: Context, stage: str, column: str) -> FoldData:
-    fold = context.fold
-    return FoldData(fold.manifest, fold.train, fold.dev, context.input(stage).folder, column)
+    fold, folder = context.fold, context.input(stage).folder
+    where = context.experiment.train
+    return FoldData(fold.manifest, fold.train, fold.dev, folder, column, where)
 
 
-def _train(context: Context, build_task: Callable[[], Task]) -> Trained:
+def _heard_data(context: Context) -> FoldData:
+    """Of stages that may change the audio and run the frozen prefix on it."""
+    data = _fold_data(context, "features", prefix_column(context))
+    return replace(data, max_duration_s=context.config("corpus.max_duration_s"))
+
+
+def build_plain_trunk(context: Context) -> Trunk:
+    """Of trained weights, which know nothing of how they were trained."""
+    frozen_layers = context.config("backbone.frozen_layers")
+    return Trunk(context.backbone, frozen_layers, context.config("backbone.layer_mix"))
+
+
+def build_trunk(context: Context) -> Trunk:
+    """What a task is to train."""
+    where = context.experiment.train
+    return replace(
+        build_plain_trunk(context),
+        lora=context.config("backbone.lora"),
+        precision=context.config("backbone.precision"),
+        checkpoint_layers=where.checkpoint_layers,
+        compile_layers=where.compile,
+    )
+
+
+def _train(context: Context, build_task: Callable[[], Task], trunk: Trunk | None = None) -> Trained:
     trained = train(
         context.ref.stage, build_task, context.work, context.experiment.train, context.observer
     )
+    if trunk is not None:
+        trained = replace(trained, weights=trunk.merge(trained.weights))
     save_file(
         {name: value.contiguous().clone() for name, value in trained.weights.items()},
         context.folder / "model.safetensors",
@@ -41,61 +80,96 @@ def _train(context: Context, build_task: Callable[[], Task]) -> Trained:
 
 def run_extractor(context: Context) -> None:
     """Multi-task fine-tuning."""
+    trunk = build_trunk(context)
     task = functools.partial(
         ExtractorTask,
-        _fold_data(context, "features", prefix_column(context)),
-        context.backbone,
-        context.config("backbone.frozen_layers"),
+        _heard_data(context),
+        trunk,
         context.config("extractor"),
         context.config("units.gender_mode.has_task"),
         context.config("seed"),
-        context.compute.device,
+        context.experiment.train.device,
     )
-    _train(context, task)
+    _train(context, task, trunk)
 
 
 def run_teacher_units(context: Context) -> None:
     """Stage 1."""
-    scales = [ref for ref in context.inputs if ref.stage == "units"]
-    in_units = context.config("units.gender_mode.in_units")
+    scales = _unit_scales(context)
+    trunk = build_trunk(context)
     task = functools.partial(
         UnitsTask,
         _fold_data(context, "features", prefix_column(context)),
-        [context.inputs[ref].folder for ref in scales],
-        [num_units(ref.scale[1], in_units) for ref in scales],
-        context.backbone,
-        context.config("backbone.frozen_layers"),
+        scales,
+        trunk,
         context.config("teacher.stage1"),
         context.config("seed"),
-        context.compute.device,
+        context.experiment.train.device,
     )
-    _train(context, task)
+    _train(context, task, trunk)
+    # in the order of the heads: for stage 2, and for readers without this program
+    about = [{k: v for k, v in asdict(scale).items() if k != "folder"} for scale in scales]
+    write_json(context.folder / "scales.json", about)
+
+
+def _unit_scales(context: Context) -> list[UnitScale]:
+    """What stage 1 predicts, in the order of its heads and weights."""
+    refs = [ref for ref in context.inputs if ref.stage == "units"]
+    in_units = context.config("units.gender_mode.in_units")
+    weights = context.config("teacher.stage1.scale_weights") or [1.0] * len(refs)
+    found = []
+    for ref, weight in zip(refs, weights, strict=True):
+        layer, count = ref.scale
+        folder = context.inputs[ref].folder
+        found.append(UnitScale(layer, count, num_units(count, in_units), weight, folder))
+    return found
 
 
 def run_teacher(context: Context) -> None:
     """Stage 2."""
+    trunk = build_trunk(context)
     task = functools.partial(
         EmotionTask,
-        _fold_data(context, "features", prefix_column(context)),
-        context.backbone,
-        context.config("backbone.frozen_layers"),
-        read_suffix(context.fitted_file("teacher_units", "model.safetensors")),
+        _heard_data(context),
+        trunk,
+        _start(context),
         context.config("teacher.stage2"),
         context.config("seed"),
-        context.compute.device,
+        context.experiment.train.device,
+        _kept_units(context),
     )
-    _train(context, task)
+    _train(context, task, trunk)
+
+
+def _start(context: Context) -> dict[str, Tensor] | None:
+    """The suffix that stage 2 starts from; None = the pre-trained one."""
+    stage = STARTS[context.config("teacher.start")]
+    if stage is None:
+        return None
+    return read_part(context.fitted_file(stage, "model.safetensors"), "suffix")
+
+
+def _kept_units(context: Context) -> KeptUnits | None:
+    """Stage 1's scales and heads where its loss stays."""
+    if not context.config("teacher.stage2.unit_weight"):
+        return None
+    path = context.fitted_file("teacher_units", "model.safetensors")
+    about = json.loads((path.parent / "scales.json").read_text(encoding="utf-8"))
+    scales = [
+        UnitScale(
+            **one, folder=context.inputs[Ref("units", (one["layer"], one["num_clusters"]))].folder
+        )
+        for one in about
+    ]
+    return KeptUnits(scales, read_part(path, "heads"))
 
 
 def run_teacher_outputs(context: Context) -> None:
     """The teacher's logits and embedding of every utterance."""
-    backbone, frozen = context.backbone, context.config("backbone.frozen_layers")
-    model = build_teacher(
-        context.config("teacher.stage2"),
-        Suffix(backbone, frozen),
-        backbone.dim,
-        len(context.fold.manifest.class_names),
-    )
+    trunk = build_plain_trunk(context)
+    num_classes = len(context.fold.manifest.class_names)
+    settings = context.config("teacher.stage2")
+    model = build_teacher(settings, trunk.build_suffix(), trunk, num_classes)
     model.load_state_dict(load_file(context.fitted_file("teacher", "model.safetensors")))
     frames = context.input("features").folder
     num_parameters = _whole_teacher_parameters(context, model)
@@ -120,20 +194,32 @@ def _predict_all(
     facts: Mapping[str, float | None],
 ) -> None:
     model.eval().to(context.compute.device)
-    frames = read_frames(folder, column)
-    index = np.arange(len(frames))
-    device = torch.device(context.compute.device)
-    logits, embedding = predict(forward_pair(model), frames, index, device)
-    write_outputs(Outputs(frames.utt_ids, logits, embedding), context.folder / "outputs.parquet")
+    settings, stored = context.experiment.train, find_frames(folder, column)
+    index, device = np.arange(len(stored.utt_ids)), torch.device(context.compute.device)
+    source = open_source(stored, settings.cache_gb)
+    found = predict(forward_pair(model), source, index, device, settings.max_frames)
+    write_outputs(Outputs(stored.utt_ids, *found), context.folder / "outputs.parquet")
     write_json(context.folder / "model.json", facts)
+
+
+def _stored_top(context: Context) -> StoredTop | None:
+    """The teacher's last layers where the student teaches them."""
+    if not context.config("meta.has_live_layers"):
+        return None
+    folder = context.fitted_file("teacher_hidden", "top.safetensors").parent
+    return StoredTop(folder, context.backbone)
 
 
 def run_student(context: Context) -> None:
     """The distilled student, and its outputs for every utterance."""
     settings = context.config("student")
-    teacher = None
-    if any(ref.stage == "teacher_outputs" for ref in context.inputs):
-        teacher = read_teacher(context.fitted_file("teacher_outputs", "head.safetensors").parent)
+    teacher = unseen = None
+    stages = {ref.stage for ref in context.inputs}
+    if "teacher_outputs" in stages:
+        folder = context.fitted_file("teacher_outputs", "head.safetensors").parent
+        teacher = read_teacher(folder, _stored_top(context))
+    if "teacher_inner_outputs" in stages:
+        unseen = read_outputs(context.input("teacher_inner_outputs").folder / "outputs.parquet")
     task = functools.partial(
         StudentTask,
         _fold_data(context, "logmel", "logmel"),
@@ -143,7 +229,8 @@ def run_student(context: Context) -> None:
         context.config("curriculum"),
         context.config("meta"),
         context.config("seed"),
-        context.compute.device,
+        context.experiment.train.device,
+        unseen,
     )
     trained = _train(context, task)
     model = build_student(settings, len(context.fold.manifest.class_names))

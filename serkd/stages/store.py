@@ -88,7 +88,8 @@ class StageStore:
             raise InputError(f"--storage must be a folder, got {root}")
         if not next(path for path in (root, *root.absolute().parents) if path.exists()).is_dir():
             raise InputError(f"--storage must be a folder, but a file is in its way: {root}")
-        self.root = root / "stages"
+        # a worker of Ray Train has a working directory of its own
+        self.root = root.resolve() / "stages"
 
     def folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key

@@ -25,17 +25,22 @@ class TrainState:
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors below a prefix, without it."""
-        start = f"{name}."
-        return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
+        return take_part(self.tensors, name)
 
 
 def join_parts(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Several mappings as one with prefixes; inverse of `TrainState.part`."""
+    """Several mappings as one with prefixes; inverse of `take_part`."""
     return {
         f"{part}.{name}": value.detach().cpu().contiguous().clone()
         for part, tensors in parts.items()
         for name, value in tensors.items()
     }
+
+
+def take_part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it."""
+    start = f"{name}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
 def write_state(state: TrainState, folder: Path) -> None:

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from serkd import config
 from serkd.corpora.manifest import Manifest
-from serkd.features.store import Frames, read_frames
+from serkd.features.cache import StoredFrames, find_frames
+from serkd.features.store import Frames
 from serkd.train.metrics import compute_confusion, compute_metrics
+from serkd.train.source import Source
+from serkd.train.stream import open_source
 from serkd.train.workers import Workers
 
+_HERE, _WHOLE = config.Train(), config.Corpus()
 _GENDER_INDEX = {"female": 0, "male": 1, "unknown": -100}
 
 
@@ -18,7 +23,8 @@ _GENDER_INDEX = {"female": 0, "male": 1, "unknown": -100}
 class FoldData:
     """Reads a column of stored frames; `manifest` has no test labels.
 
-    Training utterances come first, dev utterances after them.
+    Training utterances come first, dev utterances after them. `max_duration_s` is for those who
+    read audio: frames are of no more of an utterance.
     """
 
     manifest: Manifest
@@ -26,6 +32,8 @@ class FoldData:
     dev_ids: tuple[str, ...]
     folder: Path
     column: str
+    train: config.Train = _HERE
+    max_duration_s: float = _WHOLE.max_duration_s
 
     @property
     def utt_ids(self) -> tuple[str, ...]:
@@ -37,13 +45,16 @@ class FoldData:
 
     @cached_property
     def frames(self) -> Frames:
-        keep = set(self.utt_ids)
-        return read_frames(self.folder, self.column, keep).select(self.utt_ids)
+        return self._stored.read()
 
     @cached_property
     def labels(self) -> np.ndarray:
         """Class of each utterance, (U,) int64."""
         return np.array(self.manifest.labels(self.utt_ids), np.int64)
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        return self.labels[: len(self.train_ids)]
 
     @cached_property
     def genders(self) -> np.ndarray:
@@ -51,9 +62,26 @@ class FoldData:
         found = (self.manifest.by_id[utt_id].gender for utt_id in self.utt_ids)
         return np.array([_GENDER_INDEX[gender] for gender in found], np.int64)
 
+    @cached_property
+    def _stored(self) -> StoredFrames:
+        return find_frames(self.folder, self.column, self.utt_ids)
+
+    @cached_property
+    def source(self) -> Source:
+        """The frames for those who know in advance which they need: in memory if they fit.
+
+        Every worker may need any of them, and has its share of `train.cache_gb`.
+        """
+        return open_source(self._stored, self.train.cache_gb / self.train.num_workers)
+
     @property
     def train_lengths(self) -> np.ndarray:
-        return self.frames.lengths[: len(self.train_ids)]
+        return self._stored.lengths[: len(self.train_ids)]
+
+    @property
+    def train_parts(self) -> np.ndarray:
+        """Which training utterances are stored together, (U,)."""
+        return self._stored.parts[: len(self.train_ids)]
 
     @property
     def dev_index(self) -> np.ndarray:

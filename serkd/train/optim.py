@@ -1,7 +1,7 @@
 """AdamW with groups, its schedule, and its state as plain tensors."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,10 +33,13 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1e-12, 1 - warmup)))
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's peak."""
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, factor: float, by_group: Mapping[str, float] | None = None
+) -> None:
+    """Scale every group's peak by `factor`, and that of some by a factor of their own."""
+    own = by_group or {}
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"] = group["peak"] * factor * own.get(group["name"], 1.0)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -53,12 +56,3 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
         state.setdefault(int(i), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def gradients(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    """Every trained parameter's gradient; zeros where backward reached none."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            yield parameter.grad

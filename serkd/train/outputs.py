@@ -10,10 +10,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from serkd.features.store import Frames
-from serkd.train.batches import pad_frames
-
-_BATCH = 32
+from serkd.train.batches import plan_evaluation
+from serkd.train.source import Source
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,15 @@ class Outputs:
         index = {utt_id: i for i, utt_id in enumerate(self.utt_ids)}
         rows = [index[utt_id] for utt_id in utt_ids]
         return Outputs(tuple(utt_ids), self.logits[rows], self.embedding[rows])
+
+
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Those of several groups of utterances, one after the other."""
+    return Outputs(
+        tuple(utt_id for part in parts for utt_id in part.utt_ids),
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.embedding for part in parts]),
+    )
 
 
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -47,21 +54,25 @@ def forward_pair(model: nn.Module) -> Forward:
 @torch.inference_mode()
 def predict(
     forward: Forward,
-    frames: Frames,
+    source: Source,
     index: np.ndarray,
     device: torch.device,
+    max_frames: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits and embeddings of some utterances; batches of similar length, results in order."""
+    if not len(index):  # of few utterances, some workers have none
+        return np.zeros((0, 1), np.float32), np.zeros((0, 1), np.float32)
+    plan = plan_evaluation(source.lengths, source.parts, index, max_frames)
     logits: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []
-    order = np.argsort(frames.lengths[index], kind="stable")
-    for start in range(0, len(index), _BATCH):
-        hidden, mask = pad_frames(frames, index[order[start : start + _BATCH]])
-        out, embedding = forward(hidden.to(device), mask.to(device))
+    for batch in source.load(plan, None):
+        out, embedding = forward(*batch.to(device))
         logits.append(out.float().cpu().numpy())
         embeddings.append(embedding.float().cpu().numpy())
-    back = np.argsort(order, kind="stable")
-    return np.concatenate(logits)[back], np.concatenate(embeddings)[back]
+    order = np.concatenate(plan)
+    sorter = np.argsort(order)
+    rows = sorter[np.searchsorted(order, index, sorter=sorter)]
+    return np.concatenate(logits)[rows], np.concatenate(embeddings)[rows]
 
 
 def write_outputs(outputs: Outputs, path: Path) -> None:

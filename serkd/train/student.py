@@ -1,60 +1,40 @@
 """The student's task: contrastive and cross-entropy, distillation, curriculum, meta-knowledge."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from serkd import config
-from serkd.distill.curriculum import compute_share, rank_within_class, score_difficulty
-from serkd.distill.meta import HYPERGRADIENTS, MetaHead, Parameters, choose_quiz
-from serkd.distill.objective import student_terms
-from serkd.losses.logits import distillation
+from serkd.devices import choose_device
+from serkd.distill.meta import Parameters
+from serkd.distill.objective import Target, student_terms
+from serkd.losses.logits import Temperature
 from serkd.losses.terms import Term
-from serkd.models.heads import CosineClassifier
-from serkd.models.student import Student, build_student
-from serkd.train.batches import mask_logmel, pad_frames
+from serkd.models.student import Student, StudentOutput, build_student
+from serkd.train.checkpoint import join_parts, take_part
 from serkd.train.data import FoldData
-from serkd.train.loop import Step, Task, seed_torch
-from serkd.train.outputs import Outputs, forward_pair, predict, read_outputs
+from serkd.train.guidance import Guidance
+from serkd.train.meta import Lesson
+from serkd.train.moving import Says
+from serkd.train.outputs import Outputs, forward_pair, predict
+from serkd.train.pacing import DataCurriculum
+from serkd.train.source import MemorySource, Padded
+from serkd.train.spectra import augment_logmel
+from serkd.train.stored_teacher import StoredTeacher
+from serkd.train.task import Step, Task, seed_torch
 from serkd.train.workers import Workers
 
 
-@dataclass(frozen=True)
-class StoredTeacher:
-    """A teacher's outputs, and its head: `weights` of the classifier, scale None for a Linear."""
-
-    outputs: Outputs
-    weights: dict[str, Tensor]
-    scale: float | None
-
-    def build_head(self, lr: float) -> MetaHead:
-        """The head as a module that can learn."""
-        num_classes, width = self.weights["weight"].shape
-        is_linear = self.scale is None
-        head = nn.Linear(width, num_classes) if is_linear else CosineClassifier(width, num_classes)
-        head.load_state_dict(self.weights)
-        return MetaHead(head, 1.0 if self.scale is None else self.scale, lr)
-
-
-def read_teacher(folder: Path) -> StoredTeacher:
-    """Read what the stage teacher_outputs wrote."""
-    model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    outputs = read_outputs(folder / "outputs.parquet")
-    return StoredTeacher(outputs, load_file(folder / "head.safetensors"), model["scale"])
-
-
 class StudentTask(Task):
-    """Trains a student on log-mel, with a teacher's stored outputs where there is a teacher."""
+    """Trains a student on log-mel, with a teacher's stored outputs where there is a teacher.
+
+    `unseen` are outputs of teachers that were trained without the utterance's speaker: where they
+    are given, they score difficulty.
+    """
 
     name = "student"
     selection = "dev_uar"
@@ -69,25 +49,35 @@ class StudentTask(Task):
         meta: config.Meta,
         seed: int,
         device: str,
+        unseen: Outputs | None = None,
     ) -> None:
         self.data, self.settings, self.distill = data, settings, distill
-        self.fit, self.seed, self.device = settings.fit, seed, torch.device(device)
-        self.curriculum, self.meta = curriculum, meta
+        self.fit, self.seed, self.device = settings.fit, seed, torch.device(choose_device(device))
+        # log-mel is small, and the quiz is drawn from all of it; batches are whole, since the
+        # contrastive loss compares all of one
+        self.source = MemorySource(data.frames)
         self.teacher = None if teacher is None else teacher.outputs.select(data.train_ids)
-        self.head: MetaHead | None = None
         seed_torch(seed)
         self.model: Student = build_student(settings, data.num_classes)
         self.model.to(self.device)
         num_frames = int(self.lengths.sum())  # training utterances come first
         frames = torch.from_numpy(data.frames.values[:num_frames].astype(np.float32))
         self.model.standardise.fit(frames)
-        self.quiz = np.zeros(len(data.train_ids), bool)
+        # after the student, whose random start must not depend on it
+        self.guidance = Guidance(
+            distill,
+            curriculum,
+            data.num_classes,
+            self.model.classifier.in_features,
+            None if self.teacher is None else self.teacher.embedding.shape[1],
+        ).to(self.device)
+        self.lesson: Lesson | None = None
         if meta.order != "off":
             assert teacher is not None
-            self.head = teacher.build_head(meta.teacher_lr).to(self.device)
-            speakers = [data.manifest.by_id[utt_id].speaker_id for utt_id in data.train_ids]
-            self.quiz = choose_quiz(speakers, self.train_labels, meta.quiz_share, seed)
-        self.position = self._positions()
+            self.lesson = Lesson(data, teacher, meta, seed, self.device)
+        scorer = self.teacher if unseen is None else unseen.select(data.train_ids)
+        scores = None if scorer is None else scorer.logits
+        self.pace = DataCurriculum(curriculum, data, ~self.quiz, scores, seed)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -95,108 +85,156 @@ class StudentTask(Task):
 
     @property
     def train_labels(self) -> np.ndarray:
-        """Classes of the training utterances, (U,)."""
-        return self.data.labels[: len(self.data.train_ids)]
+        return self.data.train_labels
 
-    def _positions(self) -> np.ndarray:
-        """Where each training utterance stands in its class; beyond 1 for the quiz's."""
-        position = np.where(self.quiz, 2.0, 0.0)
-        if self.curriculum.pacing == "none" or self.teacher is None:
-            return position
-        labels, learned = self.train_labels, ~self.quiz
-        scores = score_difficulty(self.curriculum.scorer, self.teacher.logits, labels)
-        control = self.curriculum.control
-        position[learned] = rank_within_class(scores[learned], labels[learned], control, self.seed)
-        return position
+    @property
+    def quiz(self) -> np.ndarray:
+        """Which training utterances (U,) bool are kept aside for the teacher's lesson."""
+        return np.zeros(len(self.lengths), bool) if self.lesson is None else self.lesson.quiz
 
     def active(self, epoch: int) -> np.ndarray:
-        share = compute_share(self.curriculum, epoch / self.fit.epochs)
-        return np.flatnonzero(self.position < share)
+        return self.pace.active(epoch / self.fit.epochs, self._ask_student)
+
+    def _ask_student(self) -> np.ndarray:
+        """Its logits (U, C) on train; workers ask it of a share each, and tell each other."""
+        was_training, workers = self.model.training, Workers()
+        self.model.eval()
+        index = workers.share(np.arange(len(self.lengths)))
+        logits, _ = predict(forward_pair(self.model), self.source, index, self.device)
+        self.model.train(was_training)
+        shares, parts = zip(*workers.collect((index, logits)), strict=True)
+        return np.concatenate(parts)[np.argsort(np.concatenate(shares))]
 
     def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:
-        return [("student", self.model, self.fit.lr)]
+        return [("student", self.model, self.fit.lr), *self.guidance.groups(self.fit.lr)]
+
+    def rate_factors(self, progress: float) -> dict[str, float]:
+        return self.guidance.rate_factors(progress)
 
     def extra_state(self) -> dict[str, Tensor]:
-        return {} if self.head is None else self.head.state_dict()
+        teacher = {} if self.lesson is None else self.lesson.teacher.state()
+        return join_parts(guidance=self.guidance.state_dict(), teacher=teacher)
 
     def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
-        if self.head is not None:
-            self.head.load_state_dict(tensors)
+        self.guidance.load_state_dict(take_part(tensors, "guidance"))
+        if self.lesson is not None:
+            self.lesson.teacher.load_state(take_part(tensors, "teacher"))
 
-    def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
-        logmel, mask = pad_frames(self.data.frames, index)
-        augment = self.settings.augment
-        bands = [
-            (1, augment.time_masks, augment.time_mask_frames),
-            (2, augment.mel_masks, augment.mel_mask_bins),
-        ]
+    def counts(self, index: np.ndarray, step: Step) -> dict[str, float]:
+        views = self.distill.supcon_views
+        labels, everyone = self.data.labels[index], self.data.labels[step.batch]
+        has_positive = views * np.bincount(everyone)[labels] > 1
+        rows = dict.fromkeys(self.guidance.weights(step.progress), len(index))
+        if "supcon" in rows:
+            rows["supcon"] = int(has_positive.sum())
+        return {name: float(views * count) for name, count in rows.items()}
+
+    def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
+        output = self.model(*self._augment(index, batch, step))
+        teacher = self._read_teacher(index)
+        temperature = self._soften(output, teacher, step)
+        if "kd" in self.guidance.weights(step.progress):
+            self.guidance.note(temperature, len(output.logits))
+        return self._learn(output, index, step, teacher, temperature)
+
+    def _augment(self, index: np.ndarray, batch: Padded, step: Step) -> tuple[Tensor, Tensor]:
+        """What the student is given of a batch in a training step.
+
+        An utterance's views are side by side.
+        """
+        views = self.distill.supcon_views
+        logmel, mask = (t.repeat_interleave(views, dim=0) for t in (batch.frames, batch.mask))
         # the channels' means are what standardising turns into 0
-        logmel = mask_logmel(logmel, mask, bands, self.model.standardise.mean.cpu())
-        output = self.model(logmel.to(self.device), mask.to(self.device))
-        labels = self._labels(index)
-        projections, offset = step.workers.gather(output.projection, step.global_size)
-        all_labels, _ = step.workers.gather(labels, step.global_size)
-        teacher_logits = self._teacher_logits(index)
+        fill = self.model.standardise.mean.cpu()
+        # a generator that is there twice goes on with other numbers
+        generators = [rng for rng in step.generators(index) for _ in range(views)]
+        logmel = augment_logmel(logmel, mask, self.settings.augment, fill, generators)
+        return logmel.to(self.device), mask.to(self.device)
+
+    def _soften(self, output: StudentOutput, teacher: Says | None, step: Step) -> Temperature:
+        """The temperature of KD for each row of an output, or for all."""
+        if teacher is None:
+            return self.distill.temperature
+        logits = teacher.logits.repeat_interleave(self.distill.supcon_views, dim=0)
+        return self.guidance.soften(output.logits, logits, step.progress)
+
+    def _learn(
+        self,
+        output: StudentOutput,
+        index: np.ndarray,
+        step: Step,
+        teacher: Says | None,
+        temperature: Temperature,
+    ) -> dict[str, Term]:
+        """The loss of a student's output, of this student or of a pilot."""
+        views, gather = self.distill.supcon_views, step.workers.gather
+        labels = self._labels(np.repeat(index, views))
+        projections, offset = gather(output.projection, len(step.batch), views)
+        all_labels, _ = gather(labels, len(step.batch), views)
+        target = None
+        if teacher is not None:
+            logits, embedding = (said.repeat_interleave(views, dim=0) for said in teacher)
+            hint = self.guidance.build_hint(output, embedding)
+            target = Target(logits, temperature, hint)
         return student_terms(
             output,
             labels,
             self.distill,
-            teacher_logits=None if teacher_logits is None else teacher_logits.detach(),
+            self.guidance.weights(step.progress),
+            target=target,
             keys=(projections, all_labels, offset),
         )
 
     def _labels(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(self.data.labels[index]).to(self.device)
 
-    def _teacher_logits(self, index: np.ndarray) -> Tensor | None:
-        """Stored ones, or the live head's while it learns."""
+    def _read_teacher(self, index: np.ndarray) -> Says | None:
+        """What the teacher says: as stored, or as it is now where it learns."""
         if self.teacher is None:
             return None
-        if self.head is None:
-            return torch.from_numpy(self.teacher.logits[index]).to(self.device)
-        return self.head(torch.from_numpy(self.teacher.embedding[index]).to(self.device))
+        if self.lesson is not None:
+            return self.lesson.teacher.read(index)
+        stored = (self.teacher.logits[index], self.teacher.embedding[index])
+        return Says(*(torch.from_numpy(values).to(self.device) for values in stored))
 
     def before_step(self, index: np.ndarray, step: Step) -> dict[str, float]:
-        """The teacher's step: its head descends the quiz loss of a pilot student."""
-        if self.head is None or step.number % self.meta.every_steps:
-            return {}
-        drawn = torch.randint(int(self.quiz.sum()), (len(index),)).numpy()
-        quiz_index = np.flatnonzero(self.quiz)[drawn]
-        self.model.eval()  # no dropout: both gradients must see the same function
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no double backward
-            gradient, quiz_loss = HYPERGRADIENTS[self.meta.order](
-                dict(self.model.named_parameters()),
-                self.head.weights(),
-                partial(self._pilot_loss, *self._inputs(index), index),
-                partial(self._quiz_loss, *self._inputs(quiz_index), quiz_index),
-                self.meta.pilot_lr,
-            )
+        scalars = self.guidance.scalars(step.progress)
+        if self.lesson is None or not self.lesson.is_due(step):
+            return scalars
+        return {**scalars, **self._teach_teacher(self.lesson, index, step)}
+
+    def _teach_teacher(self, lesson: Lesson, index: np.ndarray, step: Step) -> dict[str, float]:
+        """The teacher's step: it descends the quiz loss of a pilot student.
+
+        The pilot learns what the student will, from the same augmented batch and at the
+        temperatures of the student before it.
+        """
+        asked = lesson.draw_quiz(len(index), step)
+        batch, quiz_batch = self.source.load([index, asked], step.epoch)
+        inputs, quiz_inputs = self._augment(index, batch, step), quiz_batch.to(self.device)
+        softened: list[Temperature] = []
+
+        def loss(teacher: Says, student: Parameters) -> Tensor:
+            output = functional_call(self.model, student, inputs)
+            if not softened:
+                softened.append(self._soften(output, teacher, step))
+            terms = self._learn(output, index, step, teacher, softened[0]).values()
+            return torch.stack([t.weight * t.total / (t.count or 1.0) for t in terms]).sum()
+
+        def quiz(student: Parameters) -> Tensor:
+            output = functional_call(self.model, student, quiz_inputs)
+            return F.cross_entropy(output.logits, self._labels(asked))
+
+        self.model.eval()  # no dropout: all gradients must see the same function
+        student: Parameters = dict(self.model.named_parameters())
+        scalars = lesson.take_step(student, loss, quiz, index, self._labels(index))
         self.model.train()
-        self.head.take_step(gradient)
-        return {"meta/quiz_loss": quiz_loss, "meta/teacher_drift": self.head.drift()}
-
-    def _inputs(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        logmel, mask = pad_frames(self.data.frames, index)
-        return logmel.to(self.device), mask.to(self.device)
-
-    def _pilot_loss(
-        self, logmel: Tensor, mask: Tensor, index: np.ndarray, student: Parameters
-    ) -> Tensor:
-        output = functional_call(self.model, student, (logmel, mask))
-        teacher_logits = self._teacher_logits(index)
-        assert teacher_logits is not None
-        kd = distillation(output.logits, teacher_logits, self.distill.temperature)
-        ce = F.cross_entropy(output.logits, self._labels(index))
-        return (1 - self.distill.alpha) * ce + self.distill.alpha * kd.total / kd.count
-
-    def _quiz_loss(
-        self, logmel: Tensor, mask: Tensor, index: np.ndarray, student: Parameters
-    ) -> Tensor:
-        output = functional_call(self.model, student, (logmel, mask))
-        return F.cross_entropy(output.logits, self._labels(index))
+        return scalars
 
     def evaluate(self, workers: Workers) -> dict[str, float]:
         self.model.eval()
         index = workers.share(self.data.dev_index)
-        logits, _ = predict(forward_pair(self.model), self.data.frames, index, self.device)
-        return self.data.dev_metrics(logits, index, workers)
+        logits, _ = predict(forward_pair(self.model), self.source, index, self.device)
+        metrics = self.data.dev_metrics(logits, index, workers)
+        metrics |= self.guidance.pop_temperature(workers)
+        return metrics if self.lesson is None else metrics | self.lesson.evaluate()

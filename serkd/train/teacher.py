@@ -1,93 +1,26 @@
 """The teacher's tasks: multi-task extractor, stage 1 on units, stage 2 on emotions (GMP-TL)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from serkd import config
-from serkd.features.backbone import Backbone, Suffix
-from serkd.features.store import Frames, read_frames
+from serkd.features.backbone import Suffix
 from serkd.losses.logits import cross_entropy
 from serkd.losses.margin import aam_softmax, am_softmax
 from serkd.losses.terms import Term
-from serkd.losses.units import multi_scale_cross_entropy
 from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor, UnitTeacher
-from serkd.train.batches import draw_spans, pad_frames, pad_units
+from serkd.models.trunk import Trunk
+from serkd.train.batches import draw_spans, plan_evaluation, valid_frames
 from serkd.train.data import FoldData
-from serkd.train.loop import Step, Task, seed_torch
-from serkd.train.outputs import forward_pair, predict
+from serkd.train.outputs import forward_pair
+from serkd.train.source import Padded
+from serkd.train.suffix import SuffixTask
+from serkd.train.task import Step
+from serkd.train.units import KeptUnits, UnitRegulariser, UnitScale, UnitTargets
 from serkd.train.workers import Workers
-
-
-class SuffixTask(Task):
-    """What the three tasks share: a suffix with its own learning rate, padded hidden states."""
-
-    def __init__(
-        self,
-        name: str,
-        data: FoldData,
-        backbone: Backbone,
-        frozen_layers: int,
-        fit: config.BackboneFit,
-        seed: int,
-        device: str,
-    ) -> None:
-        self.name, self.data, self.seed = name, data, seed
-        self.backbone_lr, self.layer_decay, self.fit = fit.backbone_lr, fit.layer_decay, fit
-        self.device = torch.device(device)
-        self.suffix = Suffix(backbone, frozen_layers)
-        self.dim = backbone.dim
-        seed_torch(seed)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.data.train_lengths
-
-    def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:
-        heads = [m for name, m in self.model.named_children() if name != "suffix"]
-        groups: list[tuple[str, nn.Module | nn.Parameter, float]] = [
-            ("heads", nn.ModuleList(heads), self.fit.lr)
-        ]
-        return [*self._suffix_groups(), *groups]
-
-    def _suffix_groups(self) -> list[tuple[str, nn.Module, float]]:
-        """One, or one of each layer: below the top one learning rates decay."""
-        decay, body = self.layer_decay, self.suffix.body
-        if decay == 1.0:
-            return [("backbone", self.suffix, self.backbone_lr)]
-        layers = enumerate(body.layers, start=self.suffix.first_layer + 1)
-        top = self.suffix.first_layer + len(body.layers)
-        groups: list[tuple[str, nn.Module, float]] = [
-            (f"layer_{n}", layer, self.backbone_lr * decay ** (top - n)) for n, layer in layers
-        ]
-        norm = (
-            [] if body.final_norm is None else [("final_norm", body.final_norm, self.backbone_lr)]
-        )
-        return [*groups, *norm]
-
-    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Hidden states (B, F, D) and valid frames (B, F) on the device."""
-        hidden, mask = pad_frames(self.data.frames, index)
-        return hidden.to(self.device), mask.to(self.device)
-
-    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> None:
-        """Statistics of the untrained model's embeddings of the training utterances."""
-        model.eval()
-
-        def pooled(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-            embedding = model.pool(hidden, mask)
-            return embedding, embedding
-
-        index = np.arange(len(self.data.train_ids))
-        embeddings, _ = predict(pooled, self.data.frames, index, self.device)
-        model.standardise.fit(torch.from_numpy(embeddings))
-
-    def labels(self, index: np.ndarray) -> Tensor:
-        """Emotions (B,) on the device."""
-        return torch.from_numpy(self.data.labels[index]).to(self.device)
 
 
 class ExtractorTask(SuffixTask):
@@ -98,22 +31,33 @@ class ExtractorTask(SuffixTask):
     def __init__(
         self,
         data: FoldData,
-        backbone: Backbone,
-        frozen_layers: int,
+        trunk: Trunk,
         settings: config.Extractor,
         has_gender_task: bool,
         seed: int,
         device: str,
     ) -> None:
-        super().__init__("extractor", data, backbone, frozen_layers, settings.fit, seed, device)
+        super().__init__(
+            "extractor", data, trunk, settings.fit, seed, device, augment=settings.augment
+        )
         self.emotion_weight = settings.emotion_weight if has_gender_task else 1.0
         self.model = MultiTaskExtractor(
-            self.suffix, self.dim, data.num_classes, settings.pooling
+            self.suffix,
+            trunk.dim,
+            data.num_classes,
+            settings.pooling,
+            layer_mix=trunk.layer_mix,
         ).to(self.device)
         self.fit_statistics(self.model)
 
-    def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
-        emotion, gender = self.model(*self.batch(index))
+    def counts(self, index: np.ndarray, step: Step) -> dict[str, float]:
+        counts = {"emotion": float(len(index))}
+        if self.emotion_weight < 1.0:
+            counts["gender"] = float((self.data.genders[index] >= 0).sum())
+        return counts
+
+    def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
+        emotion, gender = (logits.float() for logits in self.model(*batch.to(self.device)))
         terms = {"emotion": cross_entropy(emotion, self.labels(index), weight=self.emotion_weight)}
         if self.emotion_weight < 1.0:
             genders = torch.from_numpy(self.data.genders[index]).to(self.device)
@@ -123,7 +67,7 @@ class ExtractorTask(SuffixTask):
     def evaluate(self, workers: Workers) -> dict[str, float]:
         self.model.eval()
         index = workers.share(self.data.dev_index)
-        logits, _ = predict(self.model, self.data.frames, index, self.device)
+        logits, _ = self.predict(self.model, index)
         return self.data.dev_metrics(logits, index, workers)
 
 
@@ -133,118 +77,149 @@ class UnitsTask(SuffixTask):
     def __init__(
         self,
         data: FoldData,
-        unit_folders: Sequence[Path],
-        num_units: Sequence[int],
-        backbone: Backbone,
-        frozen_layers: int,
+        scales: Sequence[UnitScale],
+        trunk: Trunk,
         settings: config.Stage1,
         seed: int,
         device: str,
     ) -> None:
-        super().__init__("teacher_units", data, backbone, frozen_layers, settings.fit, seed, device)
+        super().__init__("teacher_units", data, trunk, settings.fit, seed, device)
         self.settings = settings
-        keep = set(data.utt_ids)
-        self.units: list[Frames] = [
-            read_frames(folder, "units", keep).select(data.utt_ids) for folder in unit_folders
-        ]
-        self.model = UnitTeacher(self.suffix, self.dim, num_units).to(self.device)
-
-    def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
-        hidden, mask = self.batch(index)
-        masked = self._masked(mask)
-        units = [pad_units(scale, index).to(self.device) for scale in self.units]
-        counted = mask if masked is None else masked
-        return multi_scale_cross_entropy(self.model(hidden, mask, masked), units, counted)
-
-    def _masked(self, mask: Tensor) -> Tensor | None:
-        if self.settings.frames == "all":
-            return None
-        spans = draw_spans(
-            mask.cpu(), self.settings.mask_start_share, self.settings.mask_span_frames
+        self.targets = UnitTargets(scales, data)
+        num_units = [scale.num_units for scale in scales]
+        self.model = UnitTeacher(self.suffix, trunk.dim, num_units, layer_mix=trunk.layer_mix).to(
+            self.device
         )
-        return spans.to(self.device)
+
+    def counts(self, index: np.ndarray, step: Step) -> dict[str, float]:
+        counted = float(self._counted(index, step).sum())
+        return dict.fromkeys(self.targets.term_names, counted)
+
+    def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
+        hidden, mask = batch.to(self.device)
+        counted = self._counted(index, step).to(self.device)
+        masked = counted if self.settings.frames == "masked" else None
+        return self.targets.terms(self.model(hidden, mask, masked), index, counted)
+
+    def _counted(self, index: np.ndarray, step: Step) -> Tensor:
+        """Frames (B, F) that are to be predicted: the masked ones, or all valid ones."""
+        lengths = self.source.lengths[index]
+        if self.settings.frames == "all":
+            return valid_frames(lengths)
+        start_share, span_frames = self.settings.mask_start_share, self.settings.mask_span_frames
+        return draw_spans(lengths, start_share, span_frames, step.generators(index))
 
     @torch.inference_mode()
     def evaluate(self, workers: Workers) -> dict[str, float]:
         """Share of dev frames whose unit is predicted, per scale, nothing masked."""
         self.model.eval()
-        counts = np.zeros((len(self.units), 2))
+        counts = np.zeros((len(self.targets.scales), 2))
         index = workers.share(self.data.dev_index)
-        for start in range(0, len(index), self.fit.batch_size):
-            some = index[start : start + self.fit.batch_size]
-            hidden, mask = self.batch(some)
-            for scale, logits in enumerate(self.model(hidden, mask, None)):
-                units = pad_units(self.units[scale], some).to(self.device)
-                hits = (logits.argmax(-1) == units)[mask]
-                counts[scale] += [float(hits.sum()), hits.numel()]
+        plan = plan_evaluation(self.source.lengths, self.source.parts, index, self.max_frames)
+        for some, batch in zip(plan, self.source.load(plan, None), strict=True):
+            hidden, mask = batch.to(self.device)
+            counts += self.targets.count_hits(self.model(hidden, mask, None), some, mask)
         hits, frames = np.sum(workers.collect(counts), axis=0).T
-        return {f"dev_unit_accuracy_{s}": v for s, v in enumerate((hits / frames).tolist())}
+        names = [f"dev_unit_accuracy/{scale.name}" for scale in self.targets.scales]
+        return dict(zip(names, (hits / frames).tolist(), strict=True))
 
 
 class EmotionTask(SuffixTask):
-    """Stage 2: emotions from the pooled embedding, from stage 1's suffix."""
+    """Stage 2: emotions from the pooled embedding, with or without stage 1's loss.
+
+    `start` is the suffix's weights, None the pre-trained ones.
+    """
 
     selection = "dev_uar"
 
     def __init__(
         self,
         data: FoldData,
-        backbone: Backbone,
-        frozen_layers: int,
+        trunk: Trunk,
         start: Mapping[str, Tensor] | None,
         settings: config.Stage2,
         seed: int,
         device: str,
+        kept: KeptUnits | None = None,
     ) -> None:
-        super().__init__("teacher", data, backbone, frozen_layers, settings.fit, seed, device)
+        super().__init__(
+            "teacher", data, trunk, settings.fit, seed, device, start, settings.augment
+        )
         self.settings = settings
-        if start is not None:
-            self.suffix.load_state_dict(start)
-        self.model = build_teacher(settings, self.suffix, self.dim, data.num_classes)
+        self.model = build_teacher(settings, self.suffix, trunk, data.num_classes)
         self.model.to(self.device)
         self.fit_statistics(self.model)
         self.class_weights = None
         if settings.class_weights == "balanced":
             self.class_weights = balance_classes(data).to(self.device)
+        self.units: UnitRegulariser | None = None
+        if kept is not None:  # after the model, whose random start must not depend on it
+            self.units = UnitRegulariser(kept, trunk.dim, data, settings.unit_weight)
+            self.units.heads.to(self.device)
 
-    def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
-        hidden, mask = self.batch(index)
+    def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:
+        groups = super().parameter_groups()
+        return groups if self.units is None else [*groups, ("units", self.units.heads, self.fit.lr)]
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {} if self.units is None else self.units.heads.state_dict()
+
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.units is not None:
+            self.units.heads.load_state_dict(tensors)
+
+    def counts(self, index: np.ndarray, step: Step) -> dict[str, float]:
+        counts = {"emotion": float(len(index))}
+        if self.class_weights is not None:
+            counts["emotion"] = float(self.class_weights[self.labels(index)].sum())
+        if self.units is not None:
+            num_frames = float(self.source.lengths[index].sum())
+            counts |= dict.fromkeys(self.units.targets.term_names, num_frames)
+        return counts
+
+    def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
+        hidden, mask = batch.to(self.device)
         masked = None
-        if self.settings.mask_start_share > 0:
-            spans = self.settings.mask_span_frames
-            masked = draw_spans(mask.cpu(), self.settings.mask_start_share, spans).to(self.device)
-        logits, labels = self.model(hidden, mask, masked).logits, self.labels(index)
+        if (start_share := self.settings.mask_start_share) > 0:
+            lengths, span_frames = batch.mask.sum(dim=1).numpy(), self.settings.mask_span_frames
+            masked = draw_spans(lengths, start_share, span_frames, step.generators(index))
+            masked = masked.to(self.device)
+        output = self.model(hidden, mask, masked)
+        terms = {"emotion": self._emotion_term(output.logits.float(), self.labels(index))}
+        return terms | (self.units.terms(output.frames, index, mask) if self.units else {})
+
+    def _emotion_term(self, logits: Tensor, labels: Tensor) -> Term:
         weights = self.class_weights
         if self.settings.loss == "cross_entropy":
-            return {"emotion": cross_entropy(logits, labels, class_weights=weights)}
+            return cross_entropy(logits, labels, class_weights=weights)
         loss = am_softmax if self.settings.loss == "am_softmax" else aam_softmax
         scale, margin = self.settings.scale, self.settings.margin
-        term = loss(logits / scale, labels, scale=scale, margin=margin, class_weights=weights)
-        return {"emotion": term}
+        return loss(logits / scale, labels, scale=scale, margin=margin, class_weights=weights)
 
     def evaluate(self, workers: Workers) -> dict[str, float]:
         self.model.eval()
         index = workers.share(self.data.dev_index)
-        logits, _ = predict(forward_pair(self.model), self.data.frames, index, self.device)
+        logits, _ = self.predict(forward_pair(self.model), index)
         return self.data.dev_metrics(logits, index, workers)
 
 
 def balance_classes(data: FoldData) -> Tensor:
     """(C,) float32: the same sum for every class of train, and 1 on average over its samples."""
-    counts = np.bincount(data.labels[: len(data.train_ids)], minlength=data.num_classes)
+    counts = np.bincount(data.train_labels, minlength=data.num_classes)
     return torch.from_numpy(
         counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     ).float()
 
 
 def build_teacher(
-    settings: config.Stage2, suffix: Suffix, dim: int, num_classes: int
+    settings: config.Stage2, suffix: Suffix, trunk: Trunk, num_classes: int
 ) -> EmotionTeacher:
-    """The stage-2 model around a suffix."""
+    """The stage-2 model around a trunk's suffix."""
     return EmotionTeacher(
         suffix,
-        dim,
+        trunk.dim,
         num_classes,
+        layer_mix=trunk.layer_mix,
         pooling=settings.pooling,
         dropout=settings.dropout,
         scale=None if settings.loss == "cross_entropy" else settings.scale,

@@ -26,11 +26,14 @@ class Workers:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, rows: Tensor, total: int) -> tuple[Tensor, int]:
-        """All workers' rows (total, D), with gradient, and where this worker's begin."""
+    def gather(self, rows: Tensor, total: int, views: int = 1) -> tuple[Tensor, int]:
+        """All workers' rows, (views·total, D) or (views·total,), and where this worker's begin.
+
+        With gradient. `total` utterances are shared by the workers, with `views` rows of each.
+        """
         if self.size == 1:
             return rows, 0
-        counts = [len(range(rank, total, self.size)) for rank in range(self.size)]
+        counts = [views * len(range(rank, total, self.size)) for rank in range(self.size)]
         return _Gather.apply(rows, counts, self.rank), sum(counts[: self.rank])
 
     def collect(self, value: object) -> list[Any]:

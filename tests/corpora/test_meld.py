@@ -1,6 +1,5 @@
 """MELD: tables and clips of an invented part of the release, and what is wrong with some."""
 
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -9,19 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from meld_release import FOLDERS, Row, clip_path, write_release, write_table
 from mp4 import tones, write_mp4
 
 from serkd.corpora.build import Limits, Listing, build_manifest
 from serkd.corpora.meld import scan
 from serkd.errors import InputError
 
-_COLUMNS = ("Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
-Row = tuple[str, str, str, int, int]
-_FOLDERS = {
-    "train": "train/train_splits",
-    "dev": "dev/dev_splits_complete",
-    "test": "test/output_repeated_splits_test",
-}
 _ROWS: dict[str, Sequence[Row]] = {
     "train": [
         ("Chandler", "joy", "positive", 0, 0),
@@ -34,31 +27,12 @@ _ROWS: dict[str, Sequence[Row]] = {
 }
 
 
-def _write_table(path: Path, rows: Sequence[Row], encoding: str = "utf-8-sig") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding=encoding, newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for number, row in enumerate(rows, start=1):
-            writer.writerow((number, "You’re kidding, “right”?", *row))
-
-
-def _clip(root: Path, split: str, name: str, ending: str = ".wav") -> Path:
-    return root / _FOLDERS[split] / f"{name}{ending}"
-
-
 @pytest.fixture
 def invented(tmp_path: Path) -> Path:
     """Eight rows and a WAV for each, with the decoys of the release."""
-    root = tmp_path / "MELD.Raw"
-    for split, rows in _ROWS.items():
-        _write_table(root / ("train" if split == "train" else "") / f"{split}_sent_emo.csv", rows)
-        for *_, dialog, number in rows:
-            clip = _clip(root, split, f"dia{dialog}_utt{number}")
-            clip.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(clip, 0.1 * np.ones(3_200), 16_000)
+    root = write_release(tmp_path / "MELD.Raw", _ROWS)
     for decoy in ("final_videos_testdia0_utt0", "._dia0_utt0", "dia9_utt9x"):
-        _clip(root, "test", decoy, ".mp4").write_bytes(b"\x00\x05\x16\x07")
+        clip_path(root, "test", decoy, ".mp4").write_bytes(b"\x00\x05\x16\x07")
     return root
 
 
@@ -95,8 +69,8 @@ def test_plain_names_of_folders_links_and_loops(invented: Path, tmp_path: Path) 
     root = tmp_path / "mine"
     for split, folder in (("train", "Train"), ("dev", "wav/dev"), ("test", "test/16k")):
         (root / folder).parent.mkdir(parents=True, exist_ok=True)
-        (root / folder).symlink_to(invented / _FOLDERS[split])
-        _write_table(root / "csv" / f"{split}_sent_emo.csv", _ROWS[split])
+        (root / folder).symlink_to(invented / FOLDERS[split])
+        write_table(root / "csv" / f"{split}_sent_emo.csv", _ROWS[split])
     (root / "wav" / "dev" / "loop").symlink_to(root)
     assert len(_scan(root).sources) == 6
 
@@ -104,7 +78,7 @@ def test_plain_names_of_folders_links_and_loops(invented: Path, tmp_path: Path) 
 @pytest.mark.parametrize("endings", [(".mp4", ".wav"), (".mp4", ".FLAC", ".wav")])
 def test_the_best_of_several_files_is_taken(invented: Path, endings: Sequence[str]) -> None:
     for ending in endings[:-1]:
-        _clip(invented, "dev", "dia0_utt0", ending).touch()
+        clip_path(invented, "dev", "dia0_utt0", ending).touch()
     found = {source.utt_id: source.path for source in _scan(invented).sources}
     assert found["dev_dia0_utt0"].suffix == endings[-1 if len(endings) == 2 else 1]
 
@@ -118,9 +92,9 @@ def test_two_clips_for_an_utterance_are_refused(invented: Path) -> None:
 
 
 def _use_mp4(root: Path, split: str, name: str, pcm: np.ndarray | None, layout: str) -> Path:
-    _clip(root, split, name).unlink()
-    write_mp4(_clip(root, split, name, ".mp4"), pcm, layout)
-    return _clip(root, split, name, ".mp4")
+    clip_path(root, split, name).unlink()
+    write_mp4(clip_path(root, split, name, ".mp4"), pcm, layout)
+    return clip_path(root, split, name, ".mp4")
 
 
 def test_the_sound_of_mp4_is_extracted_once(invented: Path) -> None:
@@ -150,7 +124,7 @@ def test_broken_clips_are_bad_audio(invented: Path) -> None:
     whole = _use_mp4(invented, "train", "dia0_utt0", tones(1), "mono")
     whole.write_bytes(whole.read_bytes()[:-100])
     silent = _use_mp4(invented, "dev", "dia0_utt0", None, "mono")
-    _clip(invented, "test", "dia0_utt0").write_bytes(b"not audio")
+    clip_path(invented, "test", "dia0_utt0").write_bytes(b"not audio")
     listing = _scan(invented)
     bad = [f"train_dia0_utt0: {whole}: must be whole", f"dev_dia0_utt0: {silent}: must have sound"]
     assert [line.partition(",")[0] for line in listing.bad] == [
@@ -169,7 +143,9 @@ def test_broken_clips_are_bad_audio(invented: Path) -> None:
 def test_no_decoder_is_told_before_any_work(
     invented: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _clip(invented, "train", "dia0_utt0").rename(_clip(invented, "train", "dia0_utt0", ".mp4"))
+    clip_path(invented, "train", "dia0_utt0").rename(
+        clip_path(invented, "train", "dia0_utt0", ".mp4")
+    )
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setenv("PATH", str(invented))
     with pytest.raises(InputError, match=r"pip install 'serkd\[video\]'"):
@@ -179,9 +155,9 @@ def test_no_decoder_is_told_before_any_work(
 
 def test_durations_bound_train_and_what_nothing_can_use_is_left_out(invented: Path) -> None:
     for split in ("train", "dev"):
-        soundfile.write(_clip(invented, split, "dia0_utt0"), np.ones(1_024) / 9, 16_000)
-    soundfile.write(_clip(invented, "train", "dia0_utt1"), np.ones(16_000 * 31) / 9, 16_000)
-    soundfile.write(_clip(invented, "test", "dia0_utt0"), np.ones(16_000 * 31) / 9, 16_000)
+        soundfile.write(clip_path(invented, split, "dia0_utt0"), np.ones(1_024) / 9, 16_000)
+    soundfile.write(clip_path(invented, "train", "dia0_utt1"), np.ones(16_000 * 31) / 9, 16_000)
+    soundfile.write(clip_path(invented, "test", "dia0_utt0"), np.ones(16_000 * 31) / 9, 16_000)
     manifest = build_manifest(_scan(invented), limits=Limits(0.1, 30.0))
     assert [*manifest.by_id] == ["test_dia0_utt0", "test_dia125_utt3", "train_dia3_utt0"]
     assert len(manifest.excluded) == 2 + 3
@@ -202,7 +178,7 @@ def test_an_incomplete_release_names_all_that_differs(invented: Path) -> None:
     (invented / "dev_sent_emo.csv").unlink()
     with pytest.raises(InputError, match=r"must hold dev_sent_emo.csv"):
         scan(invented, invented / "audio")
-    clip = _clip(invented, "train", "dia0_utt1")
+    clip = clip_path(invented, "train", "dia0_utt1")
     clip.unlink()
     clip.mkdir()  # a folder is no clip
     listing = _scan(invented)
@@ -213,7 +189,7 @@ def _rewrite(invented: Path, **changes: str) -> None:
     row = {"speaker": "Ross", "emotion": "joy", "sentiment": "positive", "dia": "5", "utt": "6"}
     values = [*(row | changes).values()]
     path = invented / "dev_sent_emo.csv"
-    _write_table(path, [*_ROWS["dev"], (*values,)])  # type: ignore[arg-type]
+    write_table(path, [*_ROWS["dev"], (*values,)])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -240,14 +216,14 @@ def test_wrong_rows_are_named(invented: Path, changes: dict[str, str], message: 
 
 def test_wrong_tables_are_refused(invented: Path) -> None:
     path = invented / "dev_sent_emo.csv"
-    _write_table(path, _ROWS["dev"], encoding="cp1252")
+    write_table(path, _ROWS["dev"], encoding="cp1252")
     with pytest.raises(InputError, match=r"dev_sent_emo.csv: must be CSV in UTF-8: "):
         _scan(invented)
     path.write_text("Utterance,Speaker,Emotion\nHi,Ross,joy\n", encoding="utf-8")
     with pytest.raises(InputError, match="it lacks Sentiment, Dialogue_ID, Utterance_ID"):
         _scan(invented)
-    _write_table(path, _ROWS["dev"])
-    _write_table(invented / "old" / path.name, _ROWS["dev"][:1])
+    write_table(path, _ROWS["dev"])
+    write_table(invented / "old" / path.name, _ROWS["dev"][:1])
     with pytest.raises(InputError, match=r"must hold one dev_sent_emo.csv, they differ: "):
         _scan(invented)
 

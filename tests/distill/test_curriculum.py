@@ -4,37 +4,23 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 
 from serkd.config import Curriculum
 from serkd.distill.curriculum import (
     PACINGS,
+    TEACHER_SCORERS,
     compute_share,
     rank_within_class,
     score_difficulty,
+    score_disagreement,
+    score_divergence,
 )
 
 Control = Literal["curriculum", "anti", "random"]
 CONTROLS = ("curriculum", "anti", "random")
-
-
-@pytest.mark.parametrize("pacing", PACINGS)
-@pytest.mark.parametrize("start_share", [0.05, 0.3, 1.0])
-@pytest.mark.parametrize("full_at", [0.1, 0.5, 1.0])
-def test_every_pacing_rises_from_its_start_to_all_data(
-    pacing: Literal["none", "linear", "root", "exponential", "step"],
-    start_share: float,
-    full_at: float,
-) -> None:
-    settings = Curriculum(pacing=pacing, start_share=start_share, full_at=full_at)
-    progress = np.linspace(0.0, 1.0, 201)
-    shares = np.array([compute_share(settings, t) for t in progress])
-    first = 1.0 if pacing == "none" else start_share
-    assert shares[0] == pytest.approx(first, abs=1e-12)
-    assert (shares >= first - 1e-12).all()
-    assert (np.diff(shares) >= -1e-12).all()
-    assert (shares[progress >= full_at] == 1.0).all()
 
 
 def test_pacings_are_their_papers_formulas_half_way() -> None:
@@ -73,8 +59,42 @@ def test_entropy_difficulty_is_torchs_and_ignores_the_labels() -> None:
 
 def test_difficulty_is_finite_for_a_teacher_that_is_certain_and_wrong() -> None:
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
-    for scorer in ("teacher_cross_entropy", "teacher_entropy"):
+    for scorer in TEACHER_SCORERS:
         assert np.isfinite(score_difficulty(scorer, logits, np.array([1, 1]))).all()
+
+
+def test_margin_difficulty_is_how_far_the_best_other_class_is_ahead() -> None:
+    logits = np.array([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0], [3.0, 3.0, 0.0]])
+    found = score_difficulty("margin", logits, np.array([0, 2, 1]))
+    np.testing.assert_allclose(found, [-2.0, 3.0, 0.0])
+    assert logits[0, 0] == 3.0  # what it was given is not written to
+
+
+def test_self_paced_difficulty_is_torchs_divergence_of_the_student_from_the_teacher() -> None:
+    (teacher, _), student = _logits(50), np.random.default_rng(1).normal(0, 3, (50, 4))
+    expected = F.kl_div(
+        torch.from_numpy(student).log_softmax(-1),
+        torch.from_numpy(teacher).softmax(-1),
+        reduction="none",
+    ).sum(dim=1)
+    np.testing.assert_allclose(score_divergence(teacher, student), expected.numpy(), atol=1e-9)
+    np.testing.assert_allclose(score_divergence(teacher, teacher), 0.0, atol=1e-12)
+
+
+def test_disagreement_is_the_entropy_of_votes() -> None:
+    votes = [{"sad": 3}, {"sad": 2, "angry": 1}, {"sad": 1, "angry": 1, "happy": 1}]
+    expected = [scipy.stats.entropy(list(counts.values())) for counts in votes]
+    np.testing.assert_allclose(score_disagreement(votes), expected, atol=1e-12)
+
+
+def test_equals_are_not_ordered_by_name() -> None:
+    """Most annotators agree; in the order of names the first speakers would come first."""
+    labels = np.repeat([0, 1], 50)
+    position = rank_within_class(np.zeros(100), labels, "curriculum", seed=0)
+    for label in (0, 1):
+        order = np.argsort(position[labels == label])
+        assert sorted(order) == list(range(50))
+        assert order.tolist() != list(range(50))
 
 
 @pytest.mark.parametrize("control", CONTROLS)

@@ -264,7 +264,7 @@ def _half_a_config(folder: Path) -> None:
         (_without_weights, r"must hold \*\.safetensors weights, it has none"),
         (_pickled_weights, r"must hold \*\.safetensors weights, it has none"),
         (_without_config, r"must hold config\.json, it has none"),
-        (_as_bert, "must be one of hubert, wavlm, wav2vec2, whisper, got 'bert'"),
+        (_as_bert, "must be one of hubert, wavlm, wav2vec2, data2vec-audio, whisper, got 'bert'"),
         (_half_a_config, r"config\.json"),
         (shutil.rmtree, "must be a folder with a model"),
     ],

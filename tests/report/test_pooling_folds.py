@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
-from serkd.report.results import MODELS, pool_folds
+from serkd.report.results import pool_folds
+from serkd.stages.catalogue import MODELS
 from serkd.train.metrics import compute_confusion, compute_metrics
 
 NUM_CLASSES = 4

@@ -52,8 +52,9 @@ def test_tensorboard_has_losses_metrics_rates_and_final_results(run: Run) -> Non
     for tag in (
         "extractor/loss/emotion",
         "extractor/loss/gender",
-        "teacher_units/loss/units_0",
-        "teacher_units/loss/units_1",
+        "teacher_units/loss/units_L2_K4",
+        "teacher_units/loss/units_L2_K8",
+        "teacher_units/dev_unit_accuracy/L2_K4",
         "teacher_units/lr/backbone",
         "teacher/lr/backbone",
         "teacher/lr/heads",

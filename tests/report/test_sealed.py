@@ -187,13 +187,13 @@ def test_a_corpus_that_changed_since_is_refused_and_no_look_is_counted(
     settings = json.loads((mine / "experiment.json").read_text())
     settings["corpus"]["manifest"] = str(tmp_path / "moved.parquet")
     (mine / "experiment.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="the student of fold 1 must be stored"):
+    with pytest.raises(InputError, match="student of fold 1 must be stored"):
         open_test(mine, None)
     assert not _log(mine).exists()
 
 
 def test_what_is_no_finished_run_or_sweep_is_refused(mine: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must be a folder that `serkd run` or `serkd sweep`"):
+    with pytest.raises(InputError, match="must be a folder that `serkd run`, `serkd teacher`"):
         open_test(tmp_path / "none", None)
     with pytest.raises(InputError, match="--trial must be left out"):
         open_test(mine, 3)
@@ -203,7 +203,7 @@ def test_what_is_no_finished_run_or_sweep_is_refused(mine: Path, tmp_path: Path)
         open_test(mine, None)
     (mine / "experiment.json").write_text(described)
     shutil.rmtree(mine.parent.parent / "stages" / "student")
-    with pytest.raises(InputError, match="the student of fold 1 must be stored"):
+    with pytest.raises(InputError, match="student of fold 1 must be stored"):
         open_test(mine, None)
     assert not _log(mine).exists()
 

@@ -11,7 +11,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from scipy.spatial.distance import cdist
+from weights import find_moved, fit_weights
 
+from serkd.config import Experiment
 from serkd.corpora.manifest import Utterance
 from serkd.errors import InputError
 from serkd.events import Observer
@@ -193,17 +195,43 @@ def test_clusters_of_a_gender_must_not_outnumber_its_frames(build_graph: BuildGr
     fold = build_graph().fold
     durations = [fold.manifest.by_id[utt_id].duration_s for utt_id in fold.train]
     most = int(50 * sum(durations)) - 2  # of all frames: more than of either gender
-    build_graph({"units.num_clusters": [most], "units.gender_mode": "joint"}).check()
+    build_graph({"units.num_clusters": [most], "units.gender_mode": "joint"}).check([STAGE_1])
     graph = build_graph({"units.num_clusters": [most], "units.gender_mode": "per_gender"})
     with pytest.raises(InputError, match=r"must be at most .* of a gender, about"):
-        graph.check()
+        graph.check([STAGE_1])
 
 
 def test_genders_that_are_unknown_are_refused_before_any_work(build_graph: BuildGraph) -> None:
     def forget(utterance: Utterance) -> str:
         return "unknown" if utterance.utt_id.startswith("f00-") else utterance.gender
 
-    _with_genders(build_graph(), forget).check()
+    _with_genders(build_graph(), forget).check([STAGE_1])
     graph = _with_genders(_graph(build_graph, GenderMode.joint), forget)
     with pytest.raises(InputError, match=r"units\.gender_mode must be .* 'joint' and 8 of 48"):
-        graph.check()
+        graph.check([STAGE_1])
+
+
+OUTRIGHT = {"extractor.emotion_weight": 1.0}  # gender is then in the units only
+REACHED: dict[str, tuple[dict[str, object], set[str]]] = {
+    "none": ({}, set()),
+    "mtl, no second task": (OUTRIGHT, set()),
+    "mtl": ({}, {"extractor", "centroids 2/4", "teacher_units", "teacher"}),
+    "joint, no second task": (OUTRIGHT, {"teacher_units", "teacher"}),
+    "per_gender, no second task": (OUTRIGHT, {"centroids 2/4", "teacher_units", "teacher"}),
+}
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_genders_reach_the_stages_that_their_mode_says_and_no_other(
+    build_graph: BuildGraph, tiny: Experiment, tmp_path: Path, name: str
+) -> None:
+    """Every woman of train becomes a man, and every man a woman."""
+    changes, expected = REACHED[name]
+    settings = {"units.gender_mode": name.split(",")[0], "units.num_clusters": [K], **changes}
+    other, before = {"female": "male", "male": "female"}, build_graph()
+    after = _with_genders(before, lambda u: other[u.gender])
+    fitted = [
+        fit_weights(tiny, settings, graph.fold, StageStore(tmp_path / str(i)))
+        for i, graph in enumerate((before, after))
+    ]
+    assert find_moved(*fitted) == expected

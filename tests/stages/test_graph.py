@@ -214,16 +214,42 @@ def test_stage_functions_go_around_declared_keys_for_the_machine_only() -> None:
 def test_wrong_layers_are_refused_all_at_once(build_graph: BuildGraph) -> None:
     graph = build_graph({"units.layers": [3, 4], "backbone.frozen_layers": 3})
     with pytest.raises(InputError, match=r"(?s)units\.layers.*at most 2.*frozen_layers.*at most 2"):
-        graph.check()
+        graph.check([TEACHER_OUTPUTS])
+
+
+def test_units_of_layers_that_nothing_tunes_are_refused(build_graph: BuildGraph) -> None:
+    layers = {"units.layers": [1, 2], "backbone.frozen_layers": 2}
+    graph = build_graph(layers)
+    with pytest.raises(InputError, match=r"units\.layers must be at least .* = 2 .*got \[1\]"):
+        graph.check([TEACHER_OUTPUTS])
+    build_graph({**layers, "units.source": "backbone"}).check([TEACHER_OUTPUTS])
+
+
+@pytest.mark.parametrize("start", ["extractor", "backbone"])
+def test_units_that_nobody_needs_are_not_checked(build_graph: BuildGraph, start: str) -> None:
+    unwanted = {"units.layers": [1], "units.num_clusters": [1_000_000]}
+    graph = build_graph({**unwanted, "backbone.frozen_layers": 2, "teacher.start": start})
+    graph.check([TEACHER_OUTPUTS])
+    with pytest.raises(InputError, match=r"(?s)units\.layers.*units\.num_clusters"):
+        graph.check([Ref("units", (1, 1_000_000))])
+
+
+def test_adapters_without_a_layer_are_refused_before_any_work(build_graph: BuildGraph) -> None:
+    changes = {"units.layers": [2], "backbone.frozen_layers": 2, "backbone.lora.rank": 4}
+    graph = build_graph(changes)
+    with pytest.raises(InputError, match=r"backbone\.lora\.rank must be 0 .* 4 with 2 frozen"):
+        graph.check([TEACHER_OUTPUTS])
+    graph.check([Ref("features", (2,))])
+    build_graph({**changes, "backbone.lora.rank": 0}).check([TEACHER_OUTPUTS])
 
 
 def test_more_clusters_than_training_frames_are_refused_before_any_work(
     build_graph: BuildGraph,
 ) -> None:
-    build_graph().check()
+    build_graph().check([TEACHER_OUTPUTS])
     graph = build_graph({"units.num_clusters": [8, 1_000_000]})
     with pytest.raises(InputError, match=r"units\.num_clusters must be at most .*\[1000000\]"):
-        graph.check()
+        graph.check([TEACHER_OUTPUTS])
 
 
 def test_input_that_can_never_work_leaves_no_work_folder(
@@ -233,6 +259,24 @@ def test_input_that_can_never_work_leaves_no_work_folder(
     with pytest.raises(InputError, match=r"units\.num_clusters must be at most .* got 1000000"):
         graph.run(TARGETS, store, Compute(), Observer())
     assert not [path for path in (store.root / ".work").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("state", ["checkpoints/epoch-00003", "ray_train/checkpoint_2", None])
+def test_epochs_outlive_audio_that_is_away_for_a_while(
+    build_graph: BuildGraph, tmp_path: Path, state: str | None
+) -> None:
+    def stop(context: Context) -> None:
+        if state is not None:
+            (context.work / state).mkdir(parents=True)
+        raise InputError("a.wav: must be there")
+
+    graph, store = build_graph(), StageStore(tmp_path)
+    graph.stages = {**STAGES, "logmel": replace(STAGES["logmel"], run=alone(stop))}
+    with pytest.raises(InputError, match=r"a\.wav"):
+        graph.run([Ref("logmel")], store, Compute(), Observer())
+    work = store.work("logmel", graph.key(Ref("logmel")))
+    assert work.exists() == (state is not None)
+    assert state is None or (work / state).is_dir()
 
 
 class Progress(Listener):

@@ -35,11 +35,40 @@ SPECIAL: dict[str, object] = {
     "protocol.labels": ["exc=happy"],
     "corpus.more_manifests": ["more.parquet"],
     "student.kernel_frames": 7,
+    "teacher.inner_folds": 0,
+    "extractor.augment.noise_snr_db": [5.0, 20.0],
+    "extractor.augment.speed": [0.9, 1.1],
+    "teacher.stage2.augment.noise_snr_db": [5.0, 20.0],
+    "teacher.stage2.augment.speed": [0.9, 1.1],
+    "student.augment.noise_snr_db": [5.0, 20.0],
+    "curriculum.num_jumps": 3,
+    "curriculum.alpha_start": 0.1,
+    "curriculum.alpha_end": 0.9,
+    "train.resources_per_worker": {"CPU": 2.0},
+    "teacher.stage1.scale_weights": [1.0, 2.0],
 }
 
 
 # stages that a leaf moves to another layer, or makes unnecessary
-ELSEWHERE = {"backbone.frozen_layers": {"features"}, "units.source": {"extractor", "hidden"}}
+ELSEWHERE = {
+    "backbone.frozen_layers": {"features"},
+    "units.source": {"extractor", "hidden"},
+    "teacher.start": {"hidden", "centroids", "units", "teacher_units"},
+    "teacher.inner_folds": {"teacher_inner_outputs"},
+    "curriculum.pacing": {"teacher_inner_outputs"},
+    "meta.order": {"teacher_hidden"},
+    "meta.trains": {"teacher_hidden"},
+    "train.num_workers": {"teacher_hidden"},
+}
+# so that every stage takes part
+WHOLE: dict[str, object] = {
+    "teacher.inner_folds": 2,
+    "curriculum.pacing": "linear",
+    "meta.order": "second",
+    "meta.trains": "last_n",
+}
+# what some leaf's other value cannot be with
+WITHOUT: dict[str, dict[str, object]] = {"train.num_workers": {"meta.order": "off"}}
 
 
 def _leaves(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,10 +123,10 @@ def _expected_to_change(before: Graph, after: Graph, leaf: str, ref: Ref) -> boo
     declares |= any(_get(before.experiment, p) != _get(after.experiment, p) for p in properties)
     if leaf == "backbone.name":
         declares = stage.reads_backbone
-    inputs = stage.inputs(before.experiment, ref)
+    inputs = before.inputs(ref)
     return (
         declares
-        or list(inputs) != list(stage.inputs(after.experiment, ref))
+        or list(inputs) != list(after.inputs(ref))
         or any(_expected_to_change(before, after, leaf, used) for used in inputs)
     )
 
@@ -106,10 +135,11 @@ def _expected_to_change(before: Graph, after: Graph, leaf: str, ref: Ref) -> boo
 def test_a_key_changes_with_a_leaf_exactly_where_it_is_declared(
     build_graph: BuildGraph, other_backbone: Path, leaf: str
 ) -> None:
-    before = build_graph()
+    whole = WHOLE | WITHOUT.get(leaf, {})
+    before = build_graph(whole)
     value = _get(before.experiment, leaf)
     changed = str(other_backbone) if leaf == "backbone.name" else _another(leaf, value)
-    after = build_graph({leaf: changed})
+    after = build_graph({**whole, leaf: changed})
     assert _get(after.experiment, leaf) != value
     shared = set(before.closure(TARGETS)) & set(after.closure(TARGETS))
     assert {ref.stage for ref in shared} == set(STAGES) - ELSEWHERE.get(leaf, set())
@@ -159,7 +189,8 @@ UNFITTED = {"features", "logmel"}
 
 
 def _changed_stages(before: Graph, after: Graph) -> set[str]:
-    refs = before.closure(TARGETS)
+    # of an inner fold, which may lack what was changed, only what is collected from it
+    refs = [ref for ref in before.closure(TARGETS) if ref.inner is None]
     changed = {ref.stage for ref in refs if before.key(ref) != after.key(ref)}
     same = {ref.stage for ref in refs if before.key(ref) == after.key(ref)}
     assert not changed & same
@@ -168,7 +199,7 @@ def _changed_stages(before: Graph, after: Graph) -> set[str]:
 
 def test_another_fold_changes_what_is_fitted_and_shares_the_rest(build_graph: BuildGraph) -> None:
     for fold in (1, 2):
-        changed = _changed_stages(build_graph(), build_graph(fold=fold))
+        changed = _changed_stages(build_graph(WHOLE), build_graph(WHOLE, fold=fold))
         assert changed == set(STAGES) - UNFITTED
 
 
@@ -180,26 +211,26 @@ def _change(manifest: Manifest, which: str, **changes: str) -> Manifest:
 def test_a_changed_training_label_changes_what_is_fitted(
     build_graph: BuildGraph, manifest: Manifest
 ) -> None:
-    before = build_graph()
+    before = build_graph(WHOLE)
     utt_id = next(u for u in before.fold.train if "happy" in u)
-    after = build_graph(changed_manifest=_change(manifest, utt_id, emotion="sad"))
+    after = build_graph(WHOLE, changed_manifest=_change(manifest, utt_id, emotion="sad"))
     assert _changed_stages(before, after) == set(STAGES) - UNFITTED
 
 
 def test_a_changed_dev_label_changes_what_selects_on_dev_and_all_below(
     build_graph: BuildGraph, manifest: Manifest
 ) -> None:
-    before = build_graph()
+    before = build_graph(WHOLE)
     utt_id = next(u for u in before.fold.dev if "happy" in u)
-    after = build_graph(changed_manifest=_change(manifest, utt_id, emotion="sad"))
+    after = build_graph(WHOLE, changed_manifest=_change(manifest, utt_id, emotion="sad"))
     assert _changed_stages(before, after) == set(STAGES) - UNFITTED
 
 
 def test_a_changed_test_label_changes_no_key(build_graph: BuildGraph, manifest: Manifest) -> None:
     """Nothing before the final evaluation may depend on it."""
-    before = build_graph()
+    before = build_graph(WHOLE)
     utt_id = next(u for u in before.fold.test if "happy" in u)
-    after = build_graph(changed_manifest=_change(manifest, utt_id, emotion="sad"))
+    after = build_graph(WHOLE, changed_manifest=_change(manifest, utt_id, emotion="sad"))
     assert _changed_stages(before, after) == set()
 
 
@@ -207,20 +238,20 @@ def test_a_changed_training_id_changes_every_key(
     build_graph: BuildGraph, manifest: Manifest
 ) -> None:
     """Frames are stored by id, so the frames' stages follow as well."""
-    before = build_graph()
+    before = build_graph(WHOLE)
     utt_id = before.fold.train[0]
-    after = build_graph(changed_manifest=_change(manifest, utt_id, utt_id=f"{utt_id}x"))
+    after = build_graph(WHOLE, changed_manifest=_change(manifest, utt_id, utt_id=f"{utt_id}x"))
     assert _changed_stages(before, after) == set(STAGES)
 
 
 def test_changed_audio_changes_every_key(build_graph: BuildGraph, manifest: Manifest) -> None:
-    before = build_graph()
+    before = build_graph(WHOLE)
     changed = _change(manifest, before.fold.test[0], sha256="0" * 64)
-    after = build_graph(changed_manifest=changed)
+    after = build_graph(WHOLE, changed_manifest=changed)
     assert _changed_stages(before, after) == set(STAGES)
 
 
 def test_moved_audio_changes_no_key(build_graph: BuildGraph, manifest: Manifest) -> None:
     rows = tuple(replace(u, path=f"/elsewhere/{u.utt_id}.wav") for u in manifest.utterances)
     moved = Manifest(rows, manifest.class_names)
-    assert _changed_stages(build_graph(), build_graph(changed_manifest=moved)) == set()
+    assert _changed_stages(build_graph(WHOLE), build_graph(WHOLE, changed_manifest=moved)) == set()

@@ -48,6 +48,20 @@ def test_the_second_publisher_of_a_key_gets_the_firsts_artifact(tmp_path: Path) 
     assert _content(store) == {"first"}
 
 
+def test_an_artifact_of_a_relative_storage_is_found_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that train together have working directories of their own."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = StageStore(Path("storage"))
+    work = store.work("student", "k")
+    store.publish("student", "k", _build(work / "artifact", "one"), {"seconds": 1.0})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert _content(store) == {"one"}
+    assert store.folder("student", "k").is_relative_to(tmp_path.resolve())
+
+
 def test_a_torn_folder_in_the_way_is_replaced(tmp_path: Path) -> None:
     """As an interrupted copy or removal leaves it."""
     store = StageStore(tmp_path)

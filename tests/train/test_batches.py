@@ -66,6 +66,10 @@ def test_padding_keeps_every_value_and_adds_zeros() -> None:
     assert pad_units(units, np.array([1, 0])).tolist() == [[9, 0], [5, 7]]
 
 
+def _generators(count: int, seed: int = 0) -> list[np.random.Generator]:
+    return [np.random.default_rng((seed, i)) for i in range(count)]
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     lengths=st.lists(st.integers(1, 120), min_size=1, max_size=8),
@@ -76,9 +80,8 @@ def test_padding_keeps_every_value_and_adds_zeros() -> None:
 def test_spans_cover_valid_frames_only_and_every_utterance(
     lengths: list[int], start_share: float, span: int, seed: int
 ) -> None:
-    torch.manual_seed(seed)
     mask = valid_frames(np.array(lengths))
-    masked = draw_spans(mask, start_share, span)
+    masked = draw_spans(np.array(lengths), start_share, span, _generators(len(lengths), seed))
     assert not (masked & ~mask).any()
     assert masked.any(dim=1).all()
     if start_share == 0.0:
@@ -89,9 +92,8 @@ def test_spans_cover_valid_frames_only_and_every_utterance(
 
 def test_spans_are_whole_unless_the_utterance_ends() -> None:
     """But for an utterance of which nothing was drawn, which gets a single frame."""
-    torch.manual_seed(0)
     lengths, span = np.full(50, 200), 10
-    masked = draw_spans(valid_frames(lengths), 0.02, span).numpy()
+    masked = draw_spans(lengths, 0.02, span, _generators(50)).numpy()
     assert 0.1 < masked.mean() < 0.3  # about 1 - 0.98^10
     for row in masked:
         edges = np.flatnonzero(np.diff(row, prepend=False, append=False))
@@ -114,10 +116,8 @@ def _logmel(extra: int, garbage: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_specaugment_of_valid_frames_does_not_depend_on_padding() -> None:
     (plain, mask), (padded, long_mask) = _logmel(0, 0.0), _logmel(9, 1e6)
-    torch.manual_seed(0)
-    expected = mask_logmel(plain, mask, BANDS, FILL)[mask]
-    torch.manual_seed(0)
-    found = mask_logmel(padded, long_mask, BANDS, FILL)[long_mask]
+    expected = mask_logmel(plain, mask, BANDS, FILL, _generators(3))[mask]
+    found = mask_logmel(padded, long_mask, BANDS, FILL, _generators(3))[long_mask]
     torch.testing.assert_close(found, expected)
 
 
@@ -125,8 +125,7 @@ def test_specaugment_hides_whole_bands_behind_the_fill_and_nothing_else() -> Non
     logmel, mask = _logmel(0, 1e6)
     widest = torch.zeros(2, dtype=torch.int64)
     for seed in range(30):
-        torch.manual_seed(seed)
-        augmented = mask_logmel(logmel, mask, BANDS, FILL)
+        augmented = mask_logmel(logmel, mask, BANDS, FILL, _generators(3, seed))
         for row in range(len(logmel)):
             before, after = logmel[row, mask[row]], augmented[row, mask[row]]
             hidden = before != after
@@ -143,4 +142,4 @@ def test_specaugment_hides_whole_bands_behind_the_fill_and_nothing_else() -> Non
 @pytest.mark.parametrize("bands", [[], [(1, 0, 20), (2, 0, 6)]])
 def test_no_bands_change_nothing(bands: list[tuple[int, int, int]]) -> None:
     logmel, mask = _logmel(0, 0.0)
-    assert torch.equal(mask_logmel(logmel, mask, bands, FILL), logmel)
+    assert torch.equal(mask_logmel(logmel, mask, bands, FILL, _generators(3)), logmel)

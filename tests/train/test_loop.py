@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from serkd import config
 from serkd.events import Observer
+from serkd.features.store import stack_frames
 from serkd.losses.terms import Term
 from serkd.train.checkpoint import FolderCheckpoints
-from serkd.train.loop import Step, Task, run_loop
+from serkd.train.loop import run_loop
 from serkd.train.optim import learning_rate_factor
+from serkd.train.source import MemorySource, Padded
+from serkd.train.task import Step, Task
 from serkd.train.workers import Workers
 
 Loss = Callable[["ToyTask", Tensor], Tensor]
@@ -40,18 +43,27 @@ class ToyTask(Task):
         self.num_steps = 0
         self.after_epoch: list[dict[str, Tensor]] = []
         self.batches: list[list[int]] = []
+        points = self.inputs.numpy()[:, None]
+        self.source = MemorySource(stack_frames([str(i) for i in range(16)], list(points)))
 
     @property
     def lengths(self) -> np.ndarray:
         return np.arange(1, 17)
 
+    @property
+    def train_labels(self) -> np.ndarray:
+        return np.arange(16) // 12  # twelve of one class, four of the other
+
     def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:
         return [("line", self.model, self.fit.lr)]
 
-    def terms(self, index: np.ndarray, step: Step) -> dict[str, Term]:
+    def counts(self, index: np.ndarray, step: Step) -> dict[str, float]:
+        return {"square": float(len(index))}
+
+    def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
         self.num_steps += 1
         self.batches.append(index.tolist())
-        return {"square": Term(self.loss(self, self.inputs[index]), float(len(index)))}
+        return {"square": Term(self.loss(self, batch.frames[:, 0]), float(len(index)))}
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -157,6 +169,15 @@ def test_every_epoch_has_all_utterances_in_another_order(tmp_path: Path) -> None
     for batches in epochs:
         assert sorted(index for batch in batches for index in batch) == list(range(16))
     assert len({str(batches) for batches in epochs}) > 1
+
+
+def test_batches_are_of_equal_classes_where_the_fit_says_so(tmp_path: Path) -> None:
+    settings = _fit(4).model_copy(update={"batches": "class_balanced"})
+    task = ToyTask(settings, [0.0] * 4)
+    run_loop(task, FolderCheckpoints(tmp_path), Observer())
+    assert len(task.batches) == 2 * 4
+    assert all(sorted(i // 12 for i in batch) == [0] * 4 + [1] * 4 for batch in task.batches)
+    assert {i for batch in task.batches for i in batch} == set(range(16))
 
 
 def test_the_schedule_warms_up_linearly_and_ends_at_zero_as_a_cosine() -> None:

@@ -9,7 +9,8 @@ import torch
 
 from serkd.events import Observer
 from serkd.train.checkpoint import FolderCheckpoints, TrainState
-from serkd.train.loop import Task, Trained, run_loop
+from serkd.train.loop import Trained, run_loop
+from serkd.train.task import Task
 
 # whatever draws random numbers is on, and three epochs leave one to lose and one to resume from
 RANDOM: dict[str, dict[str, Any]] = {
@@ -20,17 +21,56 @@ RANDOM: dict[str, dict[str, Any]] = {
         "teacher.stage2.dropout": 0.3,
         "teacher.stage2.mask_start_share": 0.05,
     },
+    "adapted teacher": {
+        "teacher.stage2.fit.epochs": 3,
+        "teacher.stage2.fit.layer_decay": 0.5,
+        "backbone.layer_mix": True,
+        "backbone.lora.rank": 2,
+        "backbone.lora.dropout": 0.3,
+    },
     "student": {
         "student.fit.epochs": 3,
         "student.dropout": 0.3,
         "curriculum.pacing": "root",
         "distill.supcon_weight": 0.3,
     },
+    "guided student": {
+        "student.fit.epochs": 3,
+        "student.dropout": 0.3,
+        "student.augment.noise_snr_db": [0.0, 20.0],
+        "student.augment.time_shift_frames": 5,
+        "distill.kd": "dkd",
+        "distill.gamma": 0.3,
+        "distill.supcon_views": 2,
+        "curriculum.pacing": "linear",
+        "curriculum.full_at": 1.0,
+        "curriculum.scorer": "student_teacher_kl",
+        "curriculum.temperature_curriculum": "instance",
+        "curriculum.alpha_curriculum": "cosine",
+        "curriculum.alpha_start": 0.2,
+    },
+    "guided and meta-taught student": {
+        "student.fit.epochs": 3,
+        "student.dropout": 0.3,
+        "distill.gamma": 0.3,
+        "curriculum.temperature_curriculum": "global",
+        "meta.order": "finite",
+        "meta.teacher_lr": 0.01,
+    },
     "meta-taught student": {
         "student.fit.epochs": 3,
         "student.dropout": 0.3,
         "meta.order": "second",
         "meta.teacher_lr": 0.1,
+    },
+    "layers-taught student": {
+        "student.fit.epochs": 3,
+        "student.dropout": 0.3,
+        "meta.order": "finite",
+        "meta.trains": "last_n",
+        "meta.teacher_lr": 0.01,
+        "meta.rho": 0.5,
+        "meta.every_steps": 2,
     },
 }
 
@@ -78,6 +118,15 @@ def _assert_same(found: Trained, expected: Trained) -> None:
         assert torch.equal(found.weights[name], weight), name
 
 
+def _assert_same_state(found: FolderCheckpoints, expected: FolderCheckpoints) -> None:
+    ours, theirs = found.load(), expected.load()
+    assert ours is not None
+    assert theirs is not None
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, value in theirs.tensors.items():
+        assert torch.equal(ours.tensors[name], value), name
+
+
 @pytest.mark.parametrize("is_kept", [True, False], ids=["after saving", "before saving"])
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
@@ -92,6 +141,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     epochs = _Epochs()
     found = run_loop(build(), FolderCheckpoints(folder), epochs)
     _assert_same(found, expected)
+    # optimizers, and a teacher that moves, too
+    _assert_same_state(FolderCheckpoints(folder), FolderCheckpoints(tmp_path / "whole"))
     assert epochs.heard == [1, 2, 3]  # a watcher hears of the epochs before the crash as well
 
 

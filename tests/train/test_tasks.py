@@ -8,11 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 import torch
+from steps import compute_terms, make_step
 
 from serkd.corpora.manifest import Manifest
 from serkd.train.data import FoldData
-from serkd.train.loop import Step, Task
 from serkd.train.student import StudentTask
+from serkd.train.task import Task
 from serkd.train.teacher import ExtractorTask
 from serkd.train.workers import Workers
 
@@ -23,10 +24,6 @@ class Builder(Protocol):
     def build_task(
         self, name: str, changes: Mapping[str, Any] | None = None
     ) -> Callable[[], Task]: ...
-
-
-def _step(size: int) -> Step:
-    return Step(Workers(), 0, size)
 
 
 def _forget_genders(data: FoldData, unknown: set[str]) -> FoldData:
@@ -48,8 +45,8 @@ def test_an_unknown_gender_adds_nothing_to_the_extractors_loss(stored: Builder) 
     """As if those utterances were not in the gender loss's batch, and with the same gradient."""
     mixed, reference = _extractor(stored, 3), _extractor(stored, 0)
     index = np.arange(8)
-    found = mixed.terms(index, _step(8))["gender"]
-    known = reference.terms(index[3:], _step(5))["gender"]
+    found = compute_terms(mixed, index)["gender"]
+    known = compute_terms(reference, index[3:])["gender"]
     assert found.count == known.count == 5
     torch.testing.assert_close(found.total, known.total)
     for task, term in ((mixed, found), (reference, known)):
@@ -64,7 +61,7 @@ def test_an_unknown_gender_adds_nothing_to_the_extractors_loss(stored: Builder) 
 
 def test_a_batch_of_unknown_genders_leaves_emotion_alone_to_be_learned(stored: Builder) -> None:
     task = _extractor(stored, 8)
-    terms = task.terms(np.arange(8), _step(8))
+    terms = compute_terms(task, np.arange(8))
     assert (terms["gender"].total.item(), terms["gender"].count) == (0.0, 0.0)
     assert terms["emotion"].count == 8
     assert terms["emotion"].total.item() > 0
@@ -74,7 +71,7 @@ def test_the_extractor_weighs_its_tasks_and_drops_gender_when_asked(stored: Buil
     weights = {}
     for mode in ("mtl", "none"):
         changes = {"units.gender_mode": mode, "extractor.emotion_weight": 0.7}
-        terms = stored.build_task("extractor", changes)().terms(np.arange(4), _step(4))
+        terms = compute_terms(stored.build_task("extractor", changes)(), np.arange(4))
         weights[mode] = {name: term.weight for name, term in terms.items()}
     assert weights["mtl"] == pytest.approx({"emotion": 0.7, "gender": 0.3})
     assert weights["none"] == {"emotion": 1.0}
@@ -84,22 +81,44 @@ def test_stage_1_counts_masked_frames_or_all_valid_ones(stored: Builder) -> None
     index = np.arange(6)
     for frames in ("masked", "all"):
         task = stored.build_task("teacher_units", {"teacher.stage1.frames": frames})()
-        terms = task.terms(index, _step(6))
+        terms = compute_terms(task, index)
         num_valid = int(task.lengths[index].sum())
-        assert set(terms) == {"units_0", "units_1"}
+        assert set(terms) == {"units_L2_K4", "units_L2_K8"}
         for term in terms.values():
             assert term.count == num_valid if frames == "all" else 0 < term.count < num_valid
 
 
+def test_stage_1_weighs_scales_and_names_them_in_what_it_logs(stored: Builder) -> None:
+    """Their order is that of `units.layers`, and within a layer that of `units.num_clusters`."""
+    index, totals = np.arange(6), []
+    weights = {"units_L2_K4": 0.5, "units_L2_K8": 3.0}
+    for chosen in (None, list(weights.values())):
+        changes = {"teacher.stage1.scale_weights": chosen, "teacher.stage1.frames": "all"}
+        task = stored.build_task("teacher_units", changes)()
+        terms = compute_terms(task, index)
+        totals.append({n: t.weight * t.total.item() / t.count for n, t in terms.items()})
+        accuracy = task.evaluate(Workers())
+        names = [name.replace("units_", "dev_unit_accuracy/") for name in weights]
+        assert list(accuracy) == names
+    for name, weight in weights.items():
+        assert totals[1][name] == pytest.approx(weight * totals[0][name], rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["extractor", "teacher_units", "teacher"])
 @pytest.mark.parametrize("decay", [1.0, 0.5])
+@pytest.mark.parametrize("rank", [0, 2])
 def test_learning_rates_decay_from_layer_to_layer_and_leave_none_out(
-    stored: Builder, name: str, decay: float
+    stored: Builder, name: str, decay: float, rank: int
 ) -> None:
     section = {"extractor": "extractor", "teacher_units": "teacher.stage1"}.get(
         name, "teacher.stage2"
     )
-    changes = {f"{section}.fit.layer_decay": decay, f"{section}.fit.backbone_lr": 0.01}
+    changes = {
+        f"{section}.fit.layer_decay": decay,
+        f"{section}.fit.backbone_lr": 0.01,
+        "backbone.lora.rank": rank,
+        "backbone.layer_mix": True,
+    }
     task = stored.build_task(name, changes)()
     groups = task.parameter_groups()
     rates = {group: lr for group, _, lr in groups if group != "heads"}
@@ -173,7 +192,7 @@ def test_both_families_teach_their_teacher_through_the_whole_student(
     task.model.train()
     index = task.active(0)
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    scalars = task.before_step(index, _step(len(index)))
+    scalars = task.before_step(index, make_step(index))
     assert scalars["meta/quiz_loss"] > 0
     assert scalars["meta/teacher_drift"] > 0
     assert task.model.training

@@ -24,6 +24,8 @@ _SMALL: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 _STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+# a stack of positional convolutions
+_POSITIONS = {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}
 BUILDERS: dict[str, tuple[type, type, dict[str, Any]]] = {
     "hubert_group": (transformers.HubertConfig, transformers.HubertModel, {}),
     "hubert_stable": (transformers.HubertConfig, transformers.HubertModel, _STABLE),
@@ -31,6 +33,7 @@ BUILDERS: dict[str, tuple[type, type, dict[str, Any]]] = {
     "wav2vec2_stable": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model, _STABLE),
     "wavlm_group": (transformers.WavLMConfig, transformers.WavLMModel, {}),
     "wavlm_stable": (transformers.WavLMConfig, transformers.WavLMModel, _STABLE),
+    "data2vec": (transformers.Data2VecAudioConfig, transformers.Data2VecAudioModel, _POSITIONS),
 }
 
 
@@ -80,7 +83,7 @@ def save_model(name: str, folder: Path, seed: int = 0, seconds: float = SECONDS)
         whisper_features(seconds).save_pretrained(folder)
     else:
         config_type, kind, extra = BUILDERS[name]
-        model = kind(config_type(**_SMALL, **extra))
+        model = kind(config_type(**{**_SMALL, **extra}))
         transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
     _shake(model)
     model.save_pretrained(folder)

@@ -1,0 +1,41 @@
+"""The quiz split: what the pilot student is asked, and no student is trained on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from serkd.errors import InputError
+
+
+def choose_quiz(speakers: Sequence[str], labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which training utterances (U,) bool form the quiz: whole speakers, at least `share` of them.
+
+    Speakers are added in random order, skipping any without whom a class would be lost from
+    training. Then, up to half of all, those come in who have a class that the quiz lacks.
+
+    Raises:
+        InputError: no speaker can be spared.
+    """
+    quiz = np.zeros(len(labels), bool)
+    names = np.asarray(speakers)
+    order = np.random.default_rng(seed).permutation(np.unique(names))
+
+    def leaves_every_class(asked: np.ndarray) -> bool:
+        return len(np.unique(labels[~asked])) == len(np.unique(labels))
+
+    for speaker in order:
+        if quiz.mean() >= share:
+            break
+        if leaves_every_class(quiz | (names == speaker)):
+            quiz |= names == speaker
+    if not quiz.any():
+        raise InputError(
+            f"meta.quiz_share must leave training every emotion, but with {share} of whole "
+            "speakers no speaker can be spared: each is the only one with some emotion"
+        )
+    for speaker in order:
+        asked = quiz | (names == speaker)
+        is_new = len(np.unique(labels[asked])) > len(np.unique(labels[quiz]))
+        if is_new and asked.mean() <= 0.5 and leaves_every_class(asked):
+            quiz = asked
+    return quiz

@@ -1,0 +1,100 @@
+"""What cannot work on a fold, known before any work is done."""
+
+from serkd.config import Experiment
+from serkd.corpora.folds import Fold
+from serkd.features.backbone import Backbone
+from serkd.units.genders import gender_problems
+
+
+def find_layer_problems(
+    experiment: Experiment, backbone: Backbone, *, has_units: bool
+) -> list[str]:
+    """Layers that a backbone does not have, or of which no units can be."""
+    name, limit = backbone.name, backbone.num_layers
+    frozen = experiment.backbone.frozen_layers
+    problems = _find_unit_layer_problems(experiment, backbone) if has_units else []
+    if frozen > limit:
+        problems.append(f"backbone.frozen_layers must be at most {limit} for {name}, got {frozen}")
+    return problems + _live_layer_problems(experiment, backbone)
+
+
+def find_adapter_problems(experiment: Experiment, backbone: Backbone) -> list[str]:
+    """Adapters where no layer is trained."""
+    rank, frozen = experiment.backbone.lora.rank, experiment.backbone.frozen_layers
+    if rank == 0 or frozen < backbone.num_layers:
+        return []
+    return [
+        "backbone.lora.rank must be 0 where backbone.frozen_layers leaves no layer to adapt, "
+        f"got {rank} with {frozen} frozen layers"
+    ]
+
+
+def _live_layer_problems(experiment: Experiment, backbone: Backbone) -> list[str]:
+    """Layers that would learn from the quiz, and were not trained or are not all that is read."""
+    meta, trained = experiment.meta, backbone.num_layers - experiment.backbone.frozen_layers
+    if not meta.has_live_layers or trained < 0:
+        return []
+    if trained == 0:
+        return ["meta.trains must be 'head' when all layers are frozen, got 'last_n'"]
+    if meta.last_layers > trained:
+        return [
+            f"meta.last_layers must be at most the {trained} layers of {backbone.name} above "
+            f"backbone.frozen_layers, got {meta.last_layers}"
+        ]
+    if experiment.backbone.layer_mix and meta.last_layers < trained:
+        return [
+            f"meta.last_layers must be {trained}, all layers above backbone.frozen_layers, when "
+            f"backbone.layer_mix is on (the mixture reads them all), got {meta.last_layers}"
+        ]
+    return []
+
+
+def _find_unit_layer_problems(experiment: Experiment, backbone: Backbone) -> list[str]:
+    limit, frozen = backbone.num_layers, experiment.backbone.frozen_layers
+    problems = []
+    if above := [layer for layer in experiment.units.layers if layer > limit]:
+        problems.append(f"units.layers must be at most {limit} for {backbone.name}, got {above}")
+    below = [layer for layer in experiment.units.layers if layer < frozen]
+    if below and experiment.units.source == "extractor":
+        problems.append(
+            f"units.layers must be at least backbone.frozen_layers = {frozen} when "
+            f"units.source is 'extractor' (below, nothing is fine-tuned), got {below}"
+        )
+    return problems
+
+
+def find_fold_problems(experiment: Experiment, fold: Fold) -> list[str]:
+    """More clusters than training frames, or a gender mode that the fold does not allow."""
+    mode, by_gender = experiment.units.gender_mode, _most_train_frames(experiment, fold)
+    problems = gender_problems(mode, fold, by_gender)
+    is_apart = mode.is_apart and not problems
+    frames = min(by_gender.values()) if is_apart else sum(by_gender.values())
+    if too_many := [count for count in experiment.units.num_clusters if count > frames]:
+        problems.append(
+            "units.num_clusters must be at most the number of training frames"
+            f"{' of a gender' if is_apart else ''}, about {frames} "
+            f"in fold {fold.name}, got {too_many}"
+        )
+    return problems
+
+
+def find_vote_problems(experiment: Experiment, fold: Fold) -> list[str]:
+    """Utterances that cannot be ranked by what their annotators said."""
+    votes = [fold.manifest.by_id[utt_id].votes for utt_id in fold.train]
+    missing = sum(not known for known in votes)
+    if not (experiment.curriculum.needs_votes and missing):
+        return []
+    return [
+        "curriculum.scorer must not be 'annotator_disagreement' unless the manifest has votes for "
+        f"every training utterance, {missing} of {len(votes)} in fold {fold.name} have none"
+    ]
+
+
+def _most_train_frames(experiment: Experiment, fold: Fold) -> dict[str, int]:
+    """Upper bounds for each gender: no encoder makes more than one frame every 20 ms."""
+    longest = experiment.corpus.max_duration_s
+    seconds: dict[str, float] = {}
+    for utterance in map(fold.manifest.by_id.__getitem__, fold.train):
+        known = seconds.get(utterance.gender, 0.0)
+        seconds[utterance.gender] = known + min(utterance.duration_s, longest)
+    return {gender: int(50 * total) for gender, total in seconds.items()}

@@ -1,0 +1,105 @@
+"""The picture of a curriculum shows its schedules, without any data."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from serkd.cli import main
+from serkd.config import Experiment
+from serkd.distill.curriculum import compute_alpha, compute_reversal, compute_share
+from serkd.recipe import build_experiment
+from serkd.report.curriculum_plots import draw_curriculum
+
+WHOLE = {
+    "student.fit.epochs": 12,
+    "curriculum.pacing": "root",
+    "curriculum.alpha_curriculum": "cosine",
+    "curriculum.alpha_start": 0.1,
+    "curriculum.temperature_curriculum": "instance",
+}
+
+
+def _whole() -> Experiment:
+    return build_experiment({}, WHOLE)
+
+
+def _points(figure: Figure, panel: int) -> tuple[np.ndarray, np.ndarray]:
+    (line,) = figure.axes[panel].get_lines()
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
+def test_lines_are_the_schedules_over_epochs() -> None:
+    experiment = _whole()
+    figure = draw_curriculum(experiment)
+    distill, curriculum = experiment.distill, experiment.curriculum
+    for panel, schedule in (
+        (1, lambda t: compute_alpha(distill, curriculum, t)),
+        (3, lambda t: compute_reversal(curriculum, t)),
+    ):
+        epochs, values = _points(figure, panel)
+        assert (epochs[0], epochs[-1]) == (0.0, 12.0)
+        np.testing.assert_allclose(values, [schedule(e / 12) for e in epochs])
+    (stairs,) = figure.axes[0].patches
+    shares = [100 * compute_share(curriculum, epoch / 12) for epoch in range(12)]
+    np.testing.assert_allclose(stairs.get_data().values, shares)
+
+
+def test_the_temperatures_bounds_and_start_are_shown() -> None:
+    axes = draw_curriculum(_whole()).axes[2]
+    (band,) = axes.patches
+    low, high = band.get_extents().transformed(axes.transData.inverted()).intervaly
+    assert (low, high) == pytest.approx((1.0, 11.0))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "learned between 1 and 11",
+        "at first 4",
+    ]
+
+
+@pytest.mark.parametrize("experiment", [Experiment(), _whole()], ids=["defaults", "all"])
+def test_every_axis_says_what_it_is(experiment: Experiment) -> None:
+    axes = draw_curriculum(experiment).axes
+    assert all(ax.get_ylabel() and ax.get_title() for ax in axes)
+    assert axes[-1].get_xlabel() == "epochs done"
+
+
+def test_the_command_draws_a_recipe_whose_corpus_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "plot.png"
+    recipe.write_text(json.dumps({"corpus": {"manifest": "nowhere.parquet"}}), encoding="utf-8")
+    arguments = ["curriculum", "plot", str(recipe), "--out", str(out)]
+    arguments += ["--set", "curriculum.pacing=linear"]
+    monkeypatch.setattr(sys, "argv", ["serkd", *arguments])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "curriculum.pacing=fast"], "curriculum.pacing"),
+        (["--out", "plot.txt"], "--out must be a file that ends in .png, got plot.txt"),
+        (["nowhere.yaml"], "nowhere.yaml"),
+    ],
+    ids=str,
+)
+def test_the_command_refuses_what_it_cannot_draw(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["serkd", "curriculum", "plot", *arguments])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,115 @@
+"""Shifts and noise on log-mel, against loops and against noise on the waveform."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from serkd import config
+from serkd.features.logmel import compute_logmel, scale_power, unscale_power
+from serkd.train.augment import add_noise as add_noise_to_waveform
+from serkd.train.batches import valid_frames
+from serkd.train.spectra import add_noise, augment_logmel, shift_frames
+
+LENGTHS = np.array([9, 30, 1, 17])
+
+
+def _batch(longest: int = 30) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(len(LENGTHS), longest, dtype=torch.bool)
+    mask[:, : LENGTHS.max()] = valid_frames(LENGTHS)
+    logmel = torch.zeros(len(LENGTHS), longest, 6)
+    logmel[:, :30] = 0.3 * torch.randn(len(LENGTHS), 30, 6, generator=generator)
+    return logmel * mask[..., None], mask
+
+
+def _generators(seed: int = 0) -> list[np.random.Generator]:
+    return [np.random.default_rng((seed, row)) for row in range(len(LENGTHS))]
+
+
+def _find_shift(before: np.ndarray, after: np.ndarray) -> int:
+    """By how many frames an utterance (F, N) was moved."""
+    frames = np.arange(len(before))
+    found = [
+        shift
+        for shift in range(-len(before), len(before) + 1)
+        if np.array_equal(after, before[np.clip(frames - shift, 0, len(before) - 1)])
+    ]
+    return min(found, key=abs)
+
+
+def test_a_shift_moves_frames_and_repeats_the_edge() -> None:
+    logmel, mask = _batch()
+    seen = set()
+    for seed in range(200):
+        moved = shift_frames(logmel, mask, 5, _generators(seed))
+        for row, length in enumerate(LENGTHS):
+            shift = _find_shift(logmel[row, :length].numpy(), moved[row, :length].numpy())
+            assert abs(shift) <= min(5, length // 2)
+            seen.add((row, shift))
+        assert torch.equal(moved[~mask], logmel[~mask])
+    # both ways, and as far as is allowed
+    assert {shift for row, shift in seen if row == 1} == set(range(-5, 6))
+    assert {shift for row, shift in seen if row == 0} == set(range(-4, 5))
+    assert {shift for row, shift in seen if row == 2} == {0}
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_noise_has_the_ratio_asked_for(snr_db: float) -> None:
+    logmel = torch.full((1, 400, 40), 0.5)
+    mask = torch.ones(1, 400, dtype=torch.bool)
+    noisy = add_noise(logmel, mask, (snr_db, snr_db), [np.random.default_rng(0)])
+    added = unscale_power(noisy) - unscale_power(logmel)
+    ratio = 10 * np.log10(float(unscale_power(logmel).mean() / added.mean()))
+    assert ratio == pytest.approx(snr_db, abs=0.1)
+    assert float(added.min()) >= 0
+
+
+def test_noise_is_nearly_that_of_a_noisy_waveform() -> None:
+    """The same mean level in every channel: a second of a tone, noise 10 dB below it."""
+    time = np.arange(32_000) / 16_000
+    waveform = np.sin(2 * np.pi * 1_000 * time).astype(np.float32)
+    clean = torch.from_numpy(compute_logmel(waveform, 40, 100))
+    by_wave = torch.from_numpy(
+        compute_logmel(add_noise_to_waveform(waveform, 10.0, np.random.default_rng(0)), 40, 100)
+    )
+    mask = torch.ones(1, len(clean), dtype=torch.bool)
+    by_energy = add_noise(clean[None], mask, (10.0, 10.0), [np.random.default_rng(0)])[0]
+    levels = [10 * torch.log10(unscale_power(x).mean(dim=0)) for x in (by_wave, by_energy)]
+    assert float((levels[0] - levels[1]).abs().median()) < 6.0  # dB; clean differs by over 40
+    assert float((levels[0] - 10 * torch.log10(unscale_power(clean).mean(dim=0))).median()) > 20
+
+
+def test_scaling_power_has_an_inverse() -> None:
+    power = torch.logspace(-9, 5, 50)
+    torch.testing.assert_close(unscale_power(scale_power(power)), power, rtol=1e-4, atol=0.0)
+
+
+SETTINGS = config.SpecAugment(
+    time_mask_frames=5, mel_mask_bins=2, noise_snr_db=(0.0, 20.0), time_shift_frames=4
+)
+
+
+def test_augmentation_is_an_utterances_own_whatever_the_padding_and_the_company() -> None:
+    fill = torch.zeros(6)
+    (logmel, mask), (padded, long_mask) = _batch(), _batch(50)
+    whole = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
+    longer = augment_logmel(padded, long_mask, SETTINGS, fill, _generators())
+    torch.testing.assert_close(longer[:, :30][mask], whole[mask], rtol=1e-5, atol=1e-6)
+    alone = augment_logmel(logmel[1:2], mask[1:2], SETTINGS, fill, _generators()[1:2])
+    torch.testing.assert_close(alone, whole[1:2], rtol=1e-5, atol=1e-6)
+    again = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
+    assert torch.equal(again, whole)
+    other = augment_logmel(logmel, mask, SETTINGS, fill, _generators(1))
+    assert not torch.equal(other, whole)
+
+
+def test_everything_off_changes_nothing() -> None:
+    logmel, mask = _batch()
+    off = config.SpecAugment(time_masks=0, mel_masks=0)
+    assert torch.equal(augment_logmel(logmel, mask, off, torch.zeros(6), _generators()), logmel)
+
+
+def test_a_range_of_ratios_must_be_in_order() -> None:
+    with pytest.raises(ValueError, match="noise_snr_db must be"):
+        config.SpecAugment(noise_snr_db=(20.0, 5.0))
