@@ -132,6 +132,7 @@ def sweep(
     space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
     overrides: SetOption = None,
     trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="the file's reduced size")] = False,
     storage: StorageOption = Path("serkd-storage"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -144,7 +145,7 @@ def sweep(
     values = read_overrides(overrides or [])
     console = open_console()
     with watch(console, quiet or as_json) as observer:
-        done = start_sweep(space, values, trials, storage, observer)
+        done = start_sweep(space, values, trials, storage, observer, smoke=smoke)
     print_sweep(console, done, as_json=as_json)
 
 

@@ -127,7 +127,7 @@ def _choose_trial(folder: Path, number: int | None) -> Chosen:
         base.model_dump(mode="json"), finished[number]["params"], origin="trial"
     )
     models = tuple(MODELS) if needs_teacher(experiment) else ("student",)
-    return Chosen(experiment, sweep["space"]["fold"], f"trial {number}", models)
+    return Chosen(experiment, sweep["space"]["folds"][0], f"trial {number}", models)
 
 
 def _find_models(

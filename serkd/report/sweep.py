@@ -9,20 +9,30 @@ from serkd.events import Observer
 from serkd.files import write_json
 from serkd.report.run import describe_folds
 from serkd.report.tensorboard import TensorBoard
-from serkd.search.space import read_space
+from serkd.search.read import read_space
 from serkd.search.tuner import Sweep, choose_fold, open_sweep, run_sweep, sharing
 
 
 def start_sweep(
-    path: Path, values: Mapping[str, Any], trials: int | None, storage: Path, observer: Observer
+    path: Path,
+    values: Mapping[str, Any],
+    trials: int | None,
+    storage: Path,
+    observer: Observer,
+    *,
+    smoke: bool = False,
 ) -> dict[str, Any]:
-    """Run the trials that are missing; returns and writes the summary (results.json)."""
-    space, base = read_space(path, values)
+    """Run the trials that are missing; returns and writes the summary (results.json).
+
+    With `smoke`, in the file's reduced size.
+    """
+    space, base = read_space(path, values, smoke=smoke)
     if trials is not None:
-        space = space.model_copy(update={"trials": trials})
-    sweep = open_sweep(path.stem, space, base, storage)
+        budget = space.budget.model_copy(update={"trials": trials})
+        space = space.model_copy(update={"budget": budget})
+    sweep = open_sweep(f"{path.stem}-smoke" if smoke else path.stem, space, base, storage)
     folds = read_folds(base.corpus, base.protocol)
-    fold = choose_fold(folds, space.fold)
+    fold = choose_fold(folds, space.folds)
     write_json(
         sweep.folder / "sweep.json",
         {"base": base.model_dump(mode="json"), "space": space.model_dump(mode="json")},
@@ -34,7 +44,7 @@ def start_sweep(
     summary = {
         "name": sweep.name,
         "folder": str(sweep.folder),
-        "objective": space.objective,
+        "objective": space.objective[0],
         "best": sweep.best(),
         "stage_requests": requests,
         "stages_computed": computed,
@@ -57,5 +67,5 @@ def _write_hparams(sweep: Sweep, trials: Sequence[Mapping[str, Any]]) -> None:
             continue
         params = {name: trial["params"].get(name, "-") for name in names}
         board = TensorBoard(sweep.folder / "tensorboard" / "hparams" / str(trial["trial_id"]))
-        board.hparams(params, {sweep.space.objective: trial["value"]})
+        board.hparams(params, {sweep.space.objective[0]: trial["value"]})
         board.close()

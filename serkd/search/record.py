@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from serkd.search.ledger import Ledger
-from serkd.search.space import decode_params
+from serkd.search.suggest import decode_params
 
 
 class LedgerCallback(tune.Callback):

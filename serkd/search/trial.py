@@ -13,7 +13,7 @@ from serkd.corpora.folds import Fold
 from serkd.devices import choose_device
 from serkd.events import Observer, Observers
 from serkd.recipe import build_experiment
-from serkd.search.space import decode_params
+from serkd.search.suggest import decode_params
 from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.context import Compute
 from serkd.stages.graph import Graph

@@ -23,7 +23,9 @@ from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.search.ledger import Ledger
 from serkd.search.record import LedgerCallback
-from serkd.search.space import Space, suggest
+from serkd.search.samplers import build_sampler
+from serkd.search.space import Space
+from serkd.search.suggest import suggest
 from serkd.search.trial import TrialSpec, run_trial
 from serkd.stages.catalogue import STAGES, STUDENT, find_prefix
 from serkd.stages.context import Compute, Ref
@@ -61,7 +63,7 @@ class Sweep:
 def open_sweep(name: str, space: Space, base: Experiment, storage: Path) -> Sweep:
     """The same space and base always have the same folder; more trials may be asked for later."""
     asked = {
-        "space": space.model_dump(mode="json", exclude={"trials"}),
+        "space": space.model_dump(mode="json", exclude={"budget"}),
         "base": base.model_dump(mode="json"),
     }
     return Sweep(name, storage / "sweeps" / f"{name}-{compute_key(asked)[:8]}", space, base)
@@ -81,7 +83,7 @@ def run_sweep(
     Raises:
         InputError: the backbone does not fit, or a trial cannot fit the cluster.
     """
-    missing = sweep.space.trials - len(sweep.finished())
+    missing = sweep.space.budget.trials - len(sweep.finished())
     if missing <= 0:
         return sweep.ledger.trials()
     runtime.start_ray()
@@ -106,11 +108,11 @@ def _close_lost(sweep: Sweep) -> None:
             sweep.ledger.append({"trial": trial["trial"], "state": "lost", "time": time.time()})
 
 
-def choose_fold(folds: Sequence[Fold], choice: str) -> Fold:
+def choose_fold(folds: Sequence[Fold], names: Sequence[str]) -> Fold:
     """The fold that all trials of a sweep are run on."""
-    if choice == "all":
-        raise InputError("fold must be one fold's name in a search space, got 'all'")
-    (fold,) = select_folds(folds, choice)
+    if names == "all" or len(names) > 1:
+        raise InputError(f"folds must be one fold's name in a search space, got {names!r}")
+    (fold,) = select_folds(folds, names[0])
     return fold
 
 
@@ -186,7 +188,6 @@ def _build_tuner(sweep: Sweep, spec: TrialSpec, missing: int, concurrent: int) -
 
 def build_search(sweep: Sweep) -> OptunaSearch:
     """Optuna over a journal that other tools can open; trials a crash left running are closed."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sweep.folder.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(sweep.folder / "study.journal")))
     study = optuna.create_study(
@@ -196,15 +197,11 @@ def build_search(sweep: Sweep) -> OptunaSearch:
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     # another seed for each start, or a resumed random search would repeat itself
     seed = sweep.space.seed + len(study.get_trials(deepcopy=False))
-    samplers: dict[str, optuna.samplers.BaseSampler] = {
-        "tpe": optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True),
-        "random": optuna.samplers.RandomSampler(seed=seed),
-    }
     return OptunaSearch(
         partial(suggest, dimensions=sweep.space.space),
-        metric=sweep.space.objective,
+        metric=sweep.space.objective[0],
         mode="max",
-        sampler=samplers[sweep.space.sampler],
+        sampler=build_sampler(sweep.space.sampler, seed),
         study_name=sweep.name,
         storage=storage,
     )
@@ -212,12 +209,12 @@ def build_search(sweep: Sweep) -> OptunaSearch:
 
 def _build_scheduler(sweep: Sweep) -> TrialScheduler:
     scheduler = sweep.space.scheduler
-    if scheduler.name == "none":
+    if scheduler.name != "asha":
         return FIFOScheduler()
     epochs = sweep.base.student.fit.epochs
     return AsyncHyperBandScheduler(
         time_attr="epoch",
-        metric=sweep.space.objective,
+        metric=sweep.space.objective[0],
         mode="max",
         # one more than there are: at max_t Tune would stop a trial before it publishes
         max_t=epochs + 1,

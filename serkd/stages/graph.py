@@ -39,6 +39,37 @@ class StageResult:
     seconds: float
 
 
+def list_inputs(stages: Mapping[str, Stage], experiment: Experiment, ref: Ref) -> Sequence[Ref]:
+    """The stages whose artifacts a stage reads.
+
+    Those of an inner fold read each other, and share what learned from nobody.
+    """
+    found = stages[ref.stage].inputs(experiment, ref.outer)
+    if ref.inner is None:
+        return found
+    return [
+        used if stages[used.stage].fits == "none" else replace(used, inner=ref.inner)
+        for used in found
+    ]
+
+
+def list_closure(
+    stages: Mapping[str, Stage], experiment: Experiment, targets: Sequence[Ref]
+) -> list[Ref]:
+    """The targets and all that they need, level by level: inputs first, groups together."""
+    levels: dict[Ref, int] = {}
+
+    def visit(ref: Ref) -> int:
+        if ref not in levels:
+            used = list_inputs(stages, experiment, ref)
+            levels[ref] = 1 + max(map(visit, used), default=-1)
+        return levels[ref]
+
+    for target in targets:
+        visit(target)
+    return sorted(levels, key=levels.__getitem__)
+
+
 class Graph:
     """The stages of one experiment on one fold."""
 
@@ -81,17 +112,8 @@ class Graph:
         refuse(problems)
 
     def inputs(self, ref: Ref) -> Sequence[Ref]:
-        """The stages whose artifacts a stage reads.
-
-        Those of an inner fold read each other, and share what learned from nobody.
-        """
-        found = self.stages[ref.stage].inputs(self.experiment, ref.outer)
-        if ref.inner is None:
-            return found
-        return [
-            used if self.stages[used.stage].fits == "none" else replace(used, inner=ref.inner)
-            for used in found
-        ]
+        """The stages whose artifacts a stage reads."""
+        return list_inputs(self.stages, self.experiment, ref)
 
     def fields(self, ref: Ref) -> dict[str, Any]:
         """Everything that a stage's key is made of."""
@@ -126,16 +148,7 @@ class Graph:
 
     def closure(self, targets: Sequence[Ref]) -> list[Ref]:
         """The targets and all that they need, level by level: inputs first, groups together."""
-        levels: dict[Ref, int] = {}
-
-        def visit(ref: Ref) -> int:
-            if ref not in levels:
-                levels[ref] = 1 + max((visit(used) for used in self.inputs(ref)), default=-1)
-            return levels[ref]
-
-        for target in targets:
-            visit(target)
-        return sorted(levels, key=levels.__getitem__)
+        return list_closure(self.stages, self.experiment, targets)
 
     def run(
         self, targets: Sequence[Ref], store: StageStore, compute: Compute, observer: Observer

@@ -8,16 +8,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from serkd.config import Experiment
+from serkd.config.active import find_inactive
 
 _HEX_DIGITS = 32
 
 
 def used_values(experiment: Experiment, uses: Sequence[str]) -> dict[str, Any]:
-    """The leaves of the used sections, by dotted path."""
+    """The leaves of the used sections, by dotted path; without those that have no effect."""
     found: dict[str, Any] = {}
     for dotted in uses:
         _flatten(dotted, get_dotted(experiment, dotted), found)
-    return found
+    inactive = find_inactive(experiment)
+    return {dotted: value for dotted, value in found.items() if dotted not in inactive}
 
 
 def _flatten(dotted: str, value: object, into: dict[str, Any]) -> None:

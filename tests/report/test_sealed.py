@@ -211,7 +211,7 @@ def test_what_is_no_finished_run_or_sweep_is_refused(mine: Path, tmp_path: Path)
 def _write_sweep(mine: Path, tiny: Experiment, states: list[tuple[str, float]]) -> Path:
     folder = mine.parent.parent / "sweeps" / "alphas-1234"
     folder.mkdir(parents=True)
-    described = {"base": tiny.model_dump(mode="json"), "space": {"fold": "1"}}
+    described = {"base": tiny.model_dump(mode="json"), "space": {"folds": ["1"]}}
     (folder / "sweep.json").write_text(json.dumps(described))
     lines = [
         {"trial": i, "state": state, "value": value, "params": {"seed": i}}

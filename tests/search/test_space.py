@@ -11,7 +11,9 @@ import yaml
 
 from serkd.errors import InputError
 from serkd.recipe import build_experiment, read_experiment
-from serkd.search.space import Dimension, decode_params, read_space, suggest
+from serkd.search.dimension import Dimension
+from serkd.search.read import read_space
+from serkd.search.suggest import decode_params, suggest
 
 REPOSITORY = Path(__file__).parents[2]
 SPACES = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
@@ -66,7 +68,15 @@ def _problems(folder: Path, space: Mapping[str, Any], **others: object) -> list[
         ({"distill.alpha": {}}, "exactly one of choice, int, float, got none"),
         ({"distill.alpha": {"choice": []}}, "distill.alpha.choice"),
         ({"student.fit.lr": {"float": [0.0, 0.1], "log": True}}, "a range above 0"),
-        ({"student.fit.lr": {"float": [0.01, 0.1], "step": 2}}, "step must be used with int"),
+        (
+            {"student.fit.lr": {"float": [0.01, 0.1], "step": 0.01, "log": True}},
+            "step must be used with int or float, without log",
+        ),
+        ({"distill.alpha": {"float": [0.1, 0.5], "step": 0.3}}, "from 0.1 to 0.5 exactly, got 0.3"),
+        ({"student.depth": {"int": [2, 6], "step": 1.5}}, "step must be whole for int, got 1.5"),
+        ({"student.depth": {"choice": [2, 3, 2]}}, "choice must not repeat a value"),
+        ({"seed": {"choice": [1, 2]}}, "give seeds: every trial is run with each"),
+        ({"train.num_workers": {"choice": [1, 2]}}, "it changes no result"),
         ({"distill.alpha": {"flaot": [0.1, 0.9]}}, "did you mean 'float'?"),
         ({}, "space"),
     ],
@@ -130,7 +140,7 @@ FAMILY = {"choice": ["conv", "token"]}
                 "student.family": FAMILY,
                 "student.num_heads": {"choice": [2], "when": {"student.family": "tokens"}},
             },
-            "must be one of that key's choices, got 'tokens'",
+            "must be one of that key's choices, or a list of them, got 'tokens'",
         ),
         (
             {"student.num_heads": {"choice": [2], "when": {"student.num_heads": 2}}},
@@ -257,5 +267,5 @@ def test_a_space_may_write_numbers_as_1e_4(tmp_path: Path) -> None:
 
 
 def test_unknown_keys_of_a_space_are_refused_with_the_nearest(tmp_path: Path) -> None:
-    problems = _problems(tmp_path, {"distill.alpha": {"choice": [0.5]}}, trails=3)
-    assert "trails: unknown key; did you mean 'trials'?" in problems[0]
+    problems = _problems(tmp_path, {"distill.alpha": {"choice": [0.5]}}, budgte={})
+    assert "budgte: unknown key; did you mean 'budget'?" in problems[0]

@@ -26,7 +26,7 @@ from serkd.threads import set_threads
 pytestmark = pytest.mark.slow
 
 SHARING = {
-    "trials": 3,
+    "budget": {"trials": 3},
     "sampler": "random",
     "seed": 1,  # draws both choices of either key in three trials
     "scheduler": {"name": "none"},
@@ -38,7 +38,7 @@ SHARING = {
     },
 }
 FAILING = {
-    "trials": 3,
+    "budget": {"trials": 3},
     "sampler": "random",
     "seed": 8,  # draws the choice that fails first, then twice the other one
     "scheduler": {"name": "none"},
@@ -218,12 +218,14 @@ def test_the_best_trial_is_one_whose_student_exists(tiny: Experiment, tmp_path: 
     assert best["trial"] == 1
 
 
-@pytest.mark.parametrize(("fold", "message"), [("all", "one fold's name"), ("9", "one of 1, 2, 3")])
+@pytest.mark.parametrize(
+    ("folds", "message"), [("all", "one fold's name"), (["9"], "one of 1, 2, 3")]
+)
 def test_a_fold_that_is_none_is_refused(
-    tiny_recipe: Path, tmp_path: Path, fold: str, message: str
+    tiny_recipe: Path, tmp_path: Path, folds: object, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        _sweep(tmp_path, tiny_recipe, {**SHARING, "fold": fold})
+        _sweep(tmp_path, tiny_recipe, {**SHARING, "folds": folds})
 
 
 def test_stages_that_a_trial_computes_equal_those_of_a_plain_run(

@@ -11,6 +11,7 @@ import transformers
 from pydantic import BaseModel
 
 from serkd.config import Experiment
+from serkd.config.active import RULES
 from serkd.corpora.manifest import Manifest
 from serkd.features.backbone import TINY_HUBERT
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
@@ -35,6 +36,7 @@ SPECIAL: dict[str, object] = {
     "protocol.labels": ["exc=happy"],
     "corpus.more_manifests": ["more.parquet"],
     "student.kernel_frames": 7,
+    "student.num_heads": 8,
     "teacher.inner_folds": 0,
     "extractor.augment.noise_snr_db": [5.0, 20.0],
     "extractor.augment.speed": [0.9, 1.1],
@@ -69,6 +71,47 @@ WHOLE: dict[str, object] = {
 }
 # what some leaf's other value cannot be with
 WITHOUT: dict[str, dict[str, object]] = {"train.num_workers": {"meta.order": "off"}}
+# what some leaves need to have an effect at all, beside WHOLE
+NEEDED: dict[tuple[str, ...], dict[str, object]] = {
+    ("backbone.lora.alpha", "backbone.lora.dropout", "backbone.lora.targets"): {
+        "backbone.lora.rank": 2
+    },
+    ("teacher.stage2.mask_span_frames",): {"teacher.stage2.mask_start_share": 0.1},
+    ("student.num_heads", "student.ffn_ratio", "student.num_frames"): {"student.family": "token"},
+    ("distill.dkd_target_weight", "distill.dkd_other_weight"): {"distill.kd": "dkd"},
+    tuple(f"curriculum.temperature_{name}" for name in ("start", "range", "lr", "full_at")): {
+        "curriculum.temperature_curriculum": "global"
+    },
+    ("curriculum.alpha_start", "curriculum.alpha_end", "curriculum.alpha_full_at"): {
+        "curriculum.alpha_curriculum": "linear"
+    },
+}
+# under these, a rule of `serkd.config.active` says that its keys have no effect
+IDLE: dict[str, dict[str, object]] = {
+    "backbone.lora.alpha": {},
+    "extractor.emotion_weight": {"units.gender_mode": "none"},
+    "teacher.stage1.mask_start_share": {"teacher.stage1.frames": "all"},
+    "teacher.stage2.scale": {"teacher.stage2.loss": "cross_entropy"},
+    "teacher.stage2.mask_span_frames": {},
+    "student.kernel_frames": {"student.family": "token"},
+    "student.num_heads": {},
+    "student.augment.time_mask_frames": {"student.augment.time_masks": 0},
+    "student.augment.mel_mask_bins": {"student.augment.mel_masks": 0},
+    "distill.alpha": {
+        "curriculum.alpha_curriculum": "linear",
+        "curriculum.alpha_start": 0.2,
+        "curriculum.alpha_end": 0.8,
+    },
+    "distill.kd": {"meta.order": "off", "distill.alpha": 0.0},
+    "distill.temperature": {"distill.kd": "mse_logits"},
+    "distill.dkd_target_weight": {},
+    "distill.supcon_temperature": {"distill.supcon_weight": 0.0},
+    "curriculum.scorer": {"curriculum.pacing": "none"},
+    "curriculum.temperature_start": {},
+    "curriculum.alpha_start": {},
+    "meta.trains": {"meta.order": "off"},
+    "meta.last_layers": {"meta.trains": "head"},
+}
 
 
 def _leaves(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -135,7 +178,8 @@ def _expected_to_change(before: Graph, after: Graph, leaf: str, ref: Ref) -> boo
 def test_a_key_changes_with_a_leaf_exactly_where_it_is_declared(
     build_graph: BuildGraph, other_backbone: Path, leaf: str
 ) -> None:
-    whole = WHOLE | WITHOUT.get(leaf, {})
+    needed = next((found for leaves, found in NEEDED.items() if leaf in leaves), {})
+    whole = WHOLE | WITHOUT.get(leaf, {}) | needed
     before = build_graph(whole)
     value = _get(before.experiment, leaf)
     changed = str(other_backbone) if leaf == "backbone.name" else _another(leaf, value)
@@ -149,6 +193,20 @@ def test_a_key_changes_with_a_leaf_exactly_where_it_is_declared(
     # apart from what decides the fold or the machine, a leaf that no key has would be a setting
     # that is silently ignored
     assert bool(found) != leaf.startswith(NEVER_IN_A_KEY)
+
+
+def test_every_rule_of_what_has_no_effect_is_looked_at() -> None:
+    assert [rule.keys[0] for rule in RULES] == [*IDLE]
+
+
+@pytest.mark.parametrize("leaf", [leaf for rule in RULES for leaf in rule.keys])
+def test_a_leaf_without_effect_changes_no_key(build_graph: BuildGraph, leaf: str) -> None:
+    """So that equal experiments share their stages, whatever their recipes say besides."""
+    idle = next(IDLE[rule.keys[0]] for rule in RULES if leaf in rule.keys)
+    before = build_graph(WHOLE | idle)
+    after = build_graph(WHOLE | idle | {leaf: _another(leaf, _get(before.experiment, leaf))})
+    assert _get(after.experiment, leaf) != _get(before.experiment, leaf)
+    assert [before.key(ref) for ref in TARGETS] == [after.key(ref) for ref in TARGETS]
 
 
 def test_a_leaf_deep_in_a_section_is_declared_by_its_section(build_graph: BuildGraph) -> None:

@@ -1,0 +1,40 @@
+"""Optuna's samplers by the names of a search space."""
+
+from collections.abc import Callable
+
+import optuna
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+
+_STARTUP_TRIALS = 5
+
+# named by a space; each is given the seed. Keys that a sampler cannot relate to others
+# (conditional ones; for qmc all choices) it draws at random, which is no reason for a warning each
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, constant_liar=True),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "qmc": lambda seed: QMCSampler(
+        seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
+    ),
+    "gp": lambda seed: GPSampler(
+        seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
+    ),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed),
+    "grid": lambda seed: BruteForceSampler(seed=seed),
+}
+
+
+def build_sampler(name: str, seed: int) -> BaseSampler:
+    """A new sampler.
+
+    A search that goes on must not be given the seed that it had before: it would repeat itself.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return SAMPLERS[name](seed)
