@@ -1,6 +1,6 @@
 """Which settings have no effect beside the others of an experiment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from serkd.config import Experiment
@@ -135,10 +135,14 @@ RULES = (
 )
 
 
-def find_inactive(experiment: Experiment) -> dict[str, str]:
-    """The settings without effect, by dotted path, each with what it would need to have one."""
+def find_inactive(experiment: Experiment, among: Container[str] | None = None) -> dict[str, str]:
+    """The settings without effect, by dotted path, each with what it would need to have one.
+
+    Of those `among` some paths only, if they are given.
+    """
     found: dict[str, str] = {}
     for rule in RULES:
-        if not rule.matters(experiment):
-            found |= {key: rule.unless for key in rule.keys if key not in found}
+        asked = rule.keys if among is None else [key for key in rule.keys if key in among]
+        if asked and not rule.matters(experiment):
+            found |= {key: rule.unless for key in asked if key not in found}
     return found

@@ -1,5 +1,6 @@
 """Reading a search space: everything that is wrong with it, at once."""
 
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from pydantic import BaseModel
 from serkd.config import Experiment
 from serkd.errors import InputError, refuse
 from serkd.recipe import build_experiment
+from serkd.search.constraints import MEASURED, Constraints
+from serkd.search.draw import draw_params
 from serkd.search.space import Smoke, Space
 from serkd.search.suggest import meant
 from serkd.section import validate
 from serkd.stages.key import get_dotted
 from serkd.yaml12 import read_yaml
+
+_DRAWS = 64  # of other keys' values, to find some that a value goes with
 
 
 def read_space(
@@ -24,8 +29,8 @@ def read_space(
     With `smoke`, the space in its reduced size.
 
     Raises:
-        InputError: unknown keys, illegal values anywhere in a range, or a `when` that names a key
-            which is not searched before.
+        InputError: unknown keys, illegal values anywhere in a range, a `when` that names a key
+            which is not searched before, or a constraint that cannot be computed.
     """
     space = validate(Space, read_yaml(path), str(path))
     if smoke:
@@ -33,7 +38,11 @@ def read_space(
     data = read_yaml(path.parent / space.base)
     fixed = {**space.set, **values}
     base = build_experiment(data, fixed, origin=space.base)
-    problems = [*_condition_problems(space), *_value_problems(space, data, fixed)]
+    problems = [
+        *_condition_problems(space),
+        *_value_problems(space, data, fixed),
+        *_constraint_problems(space, base),
+    ]
     refuse([f"{path}: {problem}" for problem in problems])
     return space, base
 
@@ -73,10 +82,46 @@ def _value_problems(
                     data, {**fixed, **_context(space, dotted), dotted: value}, origin=dotted
                 )
             except InputError as error:
-                yield str(error)
+                if not _is_legal_somewhere(space, data, fixed, dotted, value):
+                    yield str(error)
                 continue
             if isinstance(get_dotted(built, dotted), BaseModel):
                 yield f"{dotted}: must be a single setting, it is a section"
+
+
+def _is_legal_somewhere(
+    space: Space, data: Mapping[str, Any], fixed: Mapping[str, Any], dotted: str, value: object
+) -> bool:
+    """Whether a value goes with some values of the other keys: heads must divide the width."""
+    rng = random.Random(0)
+    wanted = {**_context(space, dotted), dotted: value}
+    for _ in range(_DRAWS if len(space.space) > len(wanted) else 0):
+        try:
+            drawn = draw_params(space.space, rng, wanted)
+            build_experiment(data, {**fixed, **drawn}, origin=dotted)
+        except InputError:
+            continue
+        return dotted in drawn
+    return False
+
+
+def _constraint_problems(space: Space, base: Experiment) -> Iterator[str]:
+    try:
+        constraints = Constraints(space.constraints, num_classes=2)
+    except ValueError as error:
+        yield from str(error).splitlines()
+        return
+    for i, (text, expression) in enumerate(constraints.parsed):
+        if any(name in MEASURED for name in expression.names):
+            continue
+        try:
+            found = constraints.compute(expression, base)
+        except ValueError as error:
+            if not any(name in space.space for name in expression.names):
+                yield f"constraints.{i}: {error}"
+            continue
+        if not isinstance(found, bool):
+            yield f"constraints.{i}: must be true or false, {text!r} is {found!r}"
 
 
 def _context(space: Space, dotted: str) -> dict[str, Any]:

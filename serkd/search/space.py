@@ -1,8 +1,8 @@
 """A search space as strict models: what may be varied, and how it is searched."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from serkd.config.fit import PositiveFloat, PositiveInt
 from serkd.search.dimension import Dimension
@@ -63,6 +63,15 @@ class Rule(Section):
         return self
 
 
+def _kind(value: object) -> str:
+    return "expression" if isinstance(value, str) else "rule"
+
+
+Constraint = Annotated[
+    Annotated[str, Tag("expression")] | Annotated[Rule, Tag("rule")], Discriminator(_kind)
+]
+
+
 class Smoke(Section):
     """The same question, reduced to what runs in seconds: see `serkd sweep --smoke`."""
 
@@ -70,7 +79,7 @@ class Smoke(Section):
     space: dict[str, Dimension] = Field(
         default_factory=dict, description="other ranges for keys of the space"
     )
-    constraints: tuple[str | Rule, ...] | None = Field(
+    constraints: tuple[Constraint, ...] | None = Field(
         None, description="instead of the space's; null = the same"
     )
     folds: tuple[str, ...] = Field(("1",), min_length=1)
@@ -83,7 +92,7 @@ class Space(Section):
     base: str = Field(description="the recipe, relative to this file")
     set: dict[str, Any] = Field(default_factory=dict, description="dotted keys laid over the base")
     space: dict[str, Dimension] = Field(min_length=1)
-    constraints: tuple[str | Rule, ...] = Field(
+    constraints: tuple[Constraint, ...] = Field(
         (), description="what every trial must keep; those that do not are never run"
     )
     objective: tuple[Objective, ...] = Field(
@@ -108,7 +117,9 @@ class Space(Section):
     @field_validator("objective", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value  # strict models take no list here
 
     @property
     def is_pareto(self) -> bool:

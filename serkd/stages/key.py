@@ -18,7 +18,7 @@ def used_values(experiment: Experiment, uses: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for dotted in uses:
         _flatten(dotted, get_dotted(experiment, dotted), found)
-    inactive = find_inactive(experiment)
+    inactive = find_inactive(experiment, among=found)
     return {dotted: value for dotted, value in found.items() if dotted not in inactive}
 
 
@@ -42,3 +42,15 @@ def get_dotted(section: BaseModel, dotted: str) -> Any:  # noqa: ANN401  a leaf 
     for name in dotted.split("."):
         value = getattr(value, name)
     return value
+
+
+def list_leaves(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted paths of all settings of a section's model."""
+    found = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += list_leaves(kind, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found

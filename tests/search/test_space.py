@@ -35,7 +35,7 @@ def test_shipped_spaces_are_valid_and_say_why_for_every_key(path: Path) -> None:
         build_experiment(base.model_dump(mode="json"), decode_params(trial.params))
     lines = path.read_text(encoding="utf-8").splitlines()
     for dotted in space.space:
-        (line,) = [line for line in lines if line.strip().startswith(f"{dotted}:")]
+        line = next(line for line in lines if line.strip().startswith(f"{dotted}:"))
         assert "#" in line, f"{dotted} does not say why it is searched in this range"
 
 
