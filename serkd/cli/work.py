@@ -85,12 +85,51 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="experiment, see jobs/recipes/")],
     overrides: SetOption = None,
     fold: Annotated[str, typer.Option(help="a fold's name, or all")] = "1",
+    with_controls: Annotated[
+        bool,
+        typer.Option(
+            "--with-controls",
+            help="and the same student with cross-entropy only, label smoothing, plain KD, a "
+            "random teacher, and for twice as long; then compare them",
+        ),
+    ] = False,
     storage: StorageOption = Path("serkd-storage"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run all stages of an experiment: what is stored already is read, the rest computed."""
-    _run(recipe, overrides, fold, storage, quiet, as_json, ("teacher", "student"))
+    if with_controls:
+        _run_with_controls(recipe, overrides, fold, storage, quiet, as_json)
+    else:
+        _run(recipe, overrides, fold, storage, quiet, as_json, ("teacher", "student"))
+
+
+def _run_with_controls(
+    recipe: Path,
+    overrides: list[str] | None,
+    fold: str,
+    storage: Path,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    import json
+
+    from serkd.recipe import read_experiment
+
+    experiment = read_experiment(recipe, overrides or [])
+    from serkd.report.controls import print_controls, run_with_controls
+    from serkd.report.terminal import print_run
+
+    console = open_console()
+    with watch(console, quiet or as_json) as observer:
+        results, controls, folder = run_with_controls(
+            experiment, fold, storage, recipe.stem, observer
+        )
+    if as_json:
+        print(json.dumps({**results, "controls": controls}))
+        return
+    print_run(console, results, folder, as_json=False)
+    print_controls(console, controls, folder)
 
 
 def teacher(

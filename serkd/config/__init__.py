@@ -49,6 +49,16 @@ class Experiment(Section):
     train: Train = Train()
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether the student learns a teacher's logits or embeddings."""
+        return max(self.curriculum.alpha_ends(self.distill.alpha)) > 0 or self.distill.gamma > 0
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether any teacher has a part in the student."""
+        return self.is_taught or self.curriculum.scores_by_teacher or self.meta.order != "off"
+
     def _small_batches(self) -> list[str]:
         """A last batch may be half as large, and every worker must have some of it."""
         fits = {
@@ -86,6 +96,11 @@ class Experiment(Section):
             problems.append(
                 "distill.alpha must be above 0 when meta.order is on (the head is taught through "
                 f"the distillation term), got 0 with {self.meta.order!r}"
+            )
+        if self.distill.teacher == "random" and not self.asks_teacher:
+            problems.append(
+                "distill.teacher must be 'trained' when the student asks no teacher (distill.alpha "
+                "and distill.gamma are 0, and nothing is ranked by one), got 'random'"
             )
         if problems:
             raise ValueError("; ".join(problems))

@@ -31,6 +31,11 @@ def _is_softened(experiment: Experiment) -> bool:
     return _is_taught(experiment) and experiment.distill.kd != "mse_logits"
 
 
+def _learns_labels(experiment: Experiment) -> bool:
+    """Whether KD ever leaves cross-entropy and SupCon a weight."""
+    return min(experiment.curriculum.alpha_ends(experiment.distill.alpha)) < 1
+
+
 def _starts_at_alpha(experiment: Experiment) -> bool:
     curriculum = experiment.curriculum
     is_given = curriculum.alpha_start is not None and curriculum.alpha_end is not None
@@ -88,6 +93,7 @@ RULES = (
         "curriculum.alpha_start or alpha_end is left to it",
         _starts_at_alpha,
     ),
+    Rule(("distill.teacher",), "the student asks a teacher", lambda e: e.asks_teacher),
     Rule(("distill.kd",), "KD has a weight", _is_taught),
     Rule(
         ("distill.temperature",),
@@ -100,14 +106,29 @@ RULES = (
         lambda e: _is_taught(e) and e.distill.kd == "dkd",
     ),
     Rule(
+        ("distill.supcon_weight",),
+        "the weight of KD is ever below 1",
+        _learns_labels,
+    ),
+    Rule(
         ("distill.supcon_temperature",),
-        "distill.supcon_weight is above 0",
-        lambda e: e.distill.supcon_weight > 0,
+        "distill.supcon_weight is above 0 and the weight of KD ever below 1",
+        lambda e: e.distill.supcon_weight > 0 and _learns_labels(e),
+    ),
+    Rule(
+        ("distill.label_smoothing",),
+        "cross-entropy has a weight",
+        lambda e: e.distill.supcon_weight < 1 and _learns_labels(e),
     ),
     Rule(
         _keys("curriculum", "scorer control start_share full_at num_jumps"),
         "curriculum.pacing is not 'none'",
         lambda e: e.curriculum.pacing != "none",
+    ),
+    Rule(
+        ("curriculum.temperature_curriculum",),
+        "KD has a weight and distill.kd is not 'mse_logits'",
+        _is_softened,
     ),
     Rule(
         _keys(

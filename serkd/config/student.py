@@ -69,6 +69,11 @@ class Student(Section):
 class Distill(Section):
     """(1 - alpha)·((1 - supcon_weight)·CE + supcon_weight·SupCon) + alpha·KD + gamma·hint."""
 
+    teacher: Literal["trained", "random"] = Field(
+        "trained",
+        description="random: as stage 2 would begin, but with trainable layers whose weights are "
+        "drawn anew; a control",
+    )
     alpha: Share = Field(0.7, description="weight of KD; curriculum.alpha_curriculum may change it")
     kd: Literal["kl", "mse_logits", "dkd"] = Field(
         "kl", description="what KD is; mse_logits has no temperature"

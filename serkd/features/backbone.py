@@ -44,6 +44,7 @@ TINY_HUBERT: dict[str, Any] = {
     "mask_time_prob": 0.0,
 }
 _TINY_SEED = 0
+_DRAWN = 1  # beside a seed, so that no drawn encoder is the built-in one
 FAMILIES = ("hubert", "wavlm", "wav2vec2", "data2vec-audio", "whisper")
 
 
@@ -144,6 +145,18 @@ def _load_whisper(folder: str, options: dict[str, Any]) -> nn.Module:
     return WhisperModel.from_pretrained(folder, **options).encoder.eval()
 
 
+def draw_encoder(backbone: Backbone, seed: int) -> nn.Module:
+    """An encoder of the same shape whose weights are drawn, as its family's were before training.
+
+    By transformers' own initialisation; torch's generator is left as it was.
+    """
+    encoder: Any = load_encoder(backbone)
+    own = np.random.SeedSequence((seed, _DRAWN)).generate_state(1)[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(own))
+        return type(encoder)(encoder.config).eval()
+
+
 class Prefix(nn.Module):
     """Waveforms to layers 0..n.
 
@@ -181,11 +194,11 @@ class Prefix(nn.Module):
 
 
 class Suffix(nn.Module):
-    """Layer n to layers n..L, for padded batches."""
+    """Layer n to layers n..L, for padded batches; `seed` draws its weights anew."""
 
-    def __init__(self, backbone: Backbone, frozen_layers: int) -> None:
+    def __init__(self, backbone: Backbone, frozen_layers: int, seed: int | None = None) -> None:
         super().__init__()
-        encoder = load_encoder(backbone)
+        encoder = load_encoder(backbone) if seed is None else draw_encoder(backbone, seed)
         self.first_layer = frozen_layers
         self.body = Body(encoder, frozen_layers, backbone.num_layers)
 

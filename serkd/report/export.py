@@ -37,6 +37,8 @@ def export_teacher(folder: Path, out: Path, fold_name: str | None) -> dict[str, 
     run = read_run(folder)
     if "teacher" not in run.models:
         raise InputError(f"{folder}: must be a run with a teacher, it has {', '.join(run.models)}")
+    if run.experiment.distill.teacher == "random":
+        raise InputError(f"{folder}: must be a run with a trained teacher, its teacher is random")
     names = list(run.results["folds"])
     name = names[0] if fold_name is None else fold_name
     if name not in names:

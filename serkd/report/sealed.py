@@ -18,7 +18,7 @@ from serkd.report.results import evaluate, is_run, pool_folds, read_json, read_r
 from serkd.report.run import show_metrics
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.ledger import Ledger
-from serkd.stages.catalogue import MODELS, STAGES, needs_teacher
+from serkd.stages.catalogue import MODELS, STAGES, find_models
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import Artifact, StageStore
@@ -126,8 +126,8 @@ def _choose_trial(folder: Path, number: int | None) -> Chosen:
     experiment = build_experiment(
         base.model_dump(mode="json"), finished[number]["params"], origin="trial"
     )
-    models = tuple(MODELS) if needs_teacher(experiment) else ("student",)
-    return Chosen(experiment, sweep["space"]["folds"][0], f"trial {number}", models)
+    fold = sweep["space"]["folds"][0]
+    return Chosen(experiment, fold, f"trial {number}", find_models(experiment))
 
 
 def _find_models(

@@ -15,10 +15,12 @@ from serkd.stages.models import (
     run_teacher_outputs,
     run_teacher_units,
 )
+from serkd.stages.random_teacher import run_random_teacher
 from serkd.stages.top import run_teacher_hidden
 from serkd.stages.units import run_centroids, run_units
 
 LOGMEL, EXTRACTOR, STAGE_1 = Ref("logmel"), Ref("extractor"), Ref("teacher_units")
+RANDOM_TEACHER = Ref("random_teacher")
 TEACHER, TEACHER_OUTPUTS, STUDENT = Ref("teacher"), Ref("teacher_outputs"), Ref("student")
 TEACHER_HIDDEN, INNER_OUTPUTS = Ref("teacher_hidden"), Ref("teacher_inner_outputs")
 MODELS = {"teacher": TEACHER_OUTPUTS, "student": STUDENT}  # what has results, by its name
@@ -42,10 +44,18 @@ def scores_out_of_fold(experiment: Experiment) -> bool:
 
 def needs_teacher(experiment: Experiment) -> bool:
     """Whether the student reads the teacher's outputs at all."""
-    distill, curriculum = experiment.distill, experiment.curriculum
-    is_taught = max(curriculum.alpha_ends(distill.alpha)) > 0 or distill.gamma > 0
-    is_scored = curriculum.scores_by_teacher and not scores_out_of_fold(experiment)
-    return is_taught or is_scored or experiment.meta.order != "off"
+    is_scored = experiment.curriculum.scores_by_teacher and not scores_out_of_fold(experiment)
+    return experiment.is_taught or is_scored or experiment.meta.order != "off"
+
+
+def find_teacher(experiment: Experiment) -> Ref:
+    """The teacher whose outputs there are: the trained one, or the random one of a control."""
+    return TEACHER if experiment.distill.teacher == "trained" else RANDOM_TEACHER
+
+
+def find_models(experiment: Experiment) -> tuple[str, ...]:
+    """Those of `MODELS` that the student's result rests on."""
+    return tuple(MODELS) if needs_teacher(experiment) else ("student",)
 
 
 def _read_by_student(experiment: Experiment) -> list[Ref]:
@@ -166,10 +176,18 @@ STAGES: dict[str, Stage] = {
         run=alone(run_teacher),
         reads_backbone=True,
     ),
+    "random_teacher": Stage(
+        version=1,
+        uses=(*_READ, "teacher.stage2", "seed"),
+        inputs=lambda e, r: [find_prefix(e)],
+        fits="train",
+        run=alone(run_random_teacher),
+        reads_backbone=True,
+    ),
     "teacher_outputs": Stage(
         version=1,
         uses=(*_READ, "teacher.stage2"),
-        inputs=lambda e, r: [find_prefix(e), TEACHER],
+        inputs=lambda e, r: [find_prefix(e), find_teacher(e)],
         fits="train+dev",
         run=alone(run_teacher_outputs),
         reads_backbone=True,
@@ -177,7 +195,7 @@ STAGES: dict[str, Stage] = {
     "teacher_hidden": Stage(
         version=1,
         uses=(*_READ, "teacher.stage2", "meta.last_layers"),
-        inputs=lambda e, r: [find_prefix(e), TEACHER],
+        inputs=lambda e, r: [find_prefix(e), find_teacher(e)],
         fits="train+dev",
         run=alone(run_teacher_hidden),
         reads_backbone=True,

@@ -33,7 +33,7 @@ from serkd.train.units import KeptUnits, UnitScale
 STARTS = {"units": "teacher_units", "extractor": "extractor", "backbone": None}
 
 
-def _fold_data(context: Context, stage: str, column: str) -> FoldData:
+def fold_data(context: Context, stage: str, column: str) -> FoldData:
     fold, folder = context.fold, context.input(stage).folder
     where = context.experiment.train
     return FoldData(fold.manifest, fold.train, fold.dev, folder, column, where)
@@ -41,7 +41,7 @@ def _fold_data(context: Context, stage: str, column: str) -> FoldData:
 
 def _heard_data(context: Context) -> FoldData:
     """Of stages that may change the audio and run the frozen prefix on it."""
-    data = _fold_data(context, "features", prefix_column(context))
+    data = fold_data(context, "features", prefix_column(context))
     return replace(data, max_duration_s=context.config("corpus.max_duration_s"))
 
 
@@ -99,7 +99,7 @@ def run_teacher_units(context: Context) -> None:
     trunk = build_trunk(context)
     task = functools.partial(
         UnitsTask,
-        _fold_data(context, "features", prefix_column(context)),
+        fold_data(context, "features", prefix_column(context)),
         scales,
         trunk,
         context.config("teacher.stage1"),
@@ -164,13 +164,19 @@ def _kept_units(context: Context) -> KeptUnits | None:
     return KeptUnits(scales, read_part(path, "heads"))
 
 
+def find_teacher_file(context: Context) -> Path:
+    """The weights of the teacher that a stage reads, whichever it is."""
+    (stage,) = {ref.stage for ref in context.inputs} & {"teacher", "random_teacher"}
+    return context.fitted_file(stage, "model.safetensors")
+
+
 def run_teacher_outputs(context: Context) -> None:
     """The teacher's logits and embedding of every utterance."""
     trunk = build_plain_trunk(context)
     num_classes = len(context.fold.manifest.class_names)
     settings = context.config("teacher.stage2")
     model = build_teacher(settings, trunk.build_suffix(), trunk, num_classes)
-    model.load_state_dict(load_file(context.fitted_file("teacher", "model.safetensors")))
+    model.load_state_dict(load_file(find_teacher_file(context)))
     frames = context.input("features").folder
     num_parameters = _whole_teacher_parameters(context, model)
     facts = {"num_parameters": num_parameters, "scale": model.scale}
@@ -222,7 +228,7 @@ def run_student(context: Context) -> None:
         unseen = read_outputs(context.input("teacher_inner_outputs").folder / "outputs.parquet")
     task = functools.partial(
         StudentTask,
-        _fold_data(context, "logmel", "logmel"),
+        fold_data(context, "logmel", "logmel"),
         teacher,
         settings,
         context.config("distill"),

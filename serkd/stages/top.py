@@ -6,13 +6,14 @@ from serkd.features.encoders import SuffixEncoder
 from serkd.features.parts import split_frames
 from serkd.stages.context import Context
 from serkd.stages.frames import extract, prefix_column, read_part, write_json
+from serkd.stages.models import find_teacher_file
 from serkd.train.stored_teacher import cut_top
 
 
 def run_teacher_hidden(context: Context) -> None:
     """Every utterance's states below the last n layers, and the teacher's part above them."""
     backbone, frozen = context.backbone, context.config("backbone.frozen_layers")
-    path = context.fitted_file("teacher", "model.safetensors")
+    path = find_teacher_file(context)
     first = backbone.num_layers - context.config("meta.last_layers")
     device = context.compute.actor_device
     encoder = SuffixEncoder(backbone, frozen, read_part(path, "suffix"), (first,), device)

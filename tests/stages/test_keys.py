@@ -51,11 +51,15 @@ SPECIAL: dict[str, object] = {
 }
 
 
+TAKEN = set(STAGES) - {"random_teacher"}  # which stands for the trained one in a control
 # stages that a leaf moves to another layer, or makes unnecessary
 ELSEWHERE = {
     "backbone.frozen_layers": {"features"},
     "units.source": {"extractor", "hidden"},
     "teacher.start": {"hidden", "centroids", "units", "teacher_units"},
+    "distill.teacher": {
+        *("extractor", "hidden", "centroids", "units", "teacher_units", "teacher"),
+    },
     "teacher.inner_folds": {"teacher_inner_outputs"},
     "curriculum.pacing": {"teacher_inner_outputs"},
     "meta.order": {"teacher_hidden"},
@@ -186,7 +190,7 @@ def test_a_key_changes_with_a_leaf_exactly_where_it_is_declared(
     after = build_graph({**whole, leaf: changed})
     assert _get(after.experiment, leaf) != value
     shared = set(before.closure(TARGETS)) & set(after.closure(TARGETS))
-    assert {ref.stage for ref in shared} == set(STAGES) - ELSEWHERE.get(leaf, set())
+    assert {ref.stage for ref in shared} == TAKEN - ELSEWHERE.get(leaf, set())
     found = {ref for ref in shared if before.key(ref) != after.key(ref)}
     expected = {ref for ref in shared if _expected_to_change(before, after, leaf, ref)}
     assert found == expected
@@ -258,7 +262,7 @@ def _changed_stages(before: Graph, after: Graph) -> set[str]:
 def test_another_fold_changes_what_is_fitted_and_shares_the_rest(build_graph: BuildGraph) -> None:
     for fold in (1, 2):
         changed = _changed_stages(build_graph(WHOLE), build_graph(WHOLE, fold=fold))
-        assert changed == set(STAGES) - UNFITTED
+        assert changed == TAKEN - UNFITTED
 
 
 def _change(manifest: Manifest, which: str, **changes: str) -> Manifest:
@@ -272,7 +276,7 @@ def test_a_changed_training_label_changes_what_is_fitted(
     before = build_graph(WHOLE)
     utt_id = next(u for u in before.fold.train if "happy" in u)
     after = build_graph(WHOLE, changed_manifest=_change(manifest, utt_id, emotion="sad"))
-    assert _changed_stages(before, after) == set(STAGES) - UNFITTED
+    assert _changed_stages(before, after) == TAKEN - UNFITTED
 
 
 def test_a_changed_dev_label_changes_what_selects_on_dev_and_all_below(
@@ -281,7 +285,7 @@ def test_a_changed_dev_label_changes_what_selects_on_dev_and_all_below(
     before = build_graph(WHOLE)
     utt_id = next(u for u in before.fold.dev if "happy" in u)
     after = build_graph(WHOLE, changed_manifest=_change(manifest, utt_id, emotion="sad"))
-    assert _changed_stages(before, after) == set(STAGES) - UNFITTED
+    assert _changed_stages(before, after) == TAKEN - UNFITTED
 
 
 def test_a_changed_test_label_changes_no_key(build_graph: BuildGraph, manifest: Manifest) -> None:
@@ -299,14 +303,14 @@ def test_a_changed_training_id_changes_every_key(
     before = build_graph(WHOLE)
     utt_id = before.fold.train[0]
     after = build_graph(WHOLE, changed_manifest=_change(manifest, utt_id, utt_id=f"{utt_id}x"))
-    assert _changed_stages(before, after) == set(STAGES)
+    assert _changed_stages(before, after) == TAKEN
 
 
 def test_changed_audio_changes_every_key(build_graph: BuildGraph, manifest: Manifest) -> None:
     before = build_graph(WHOLE)
     changed = _change(manifest, before.fold.test[0], sha256="0" * 64)
     after = build_graph(WHOLE, changed_manifest=changed)
-    assert _changed_stages(before, after) == set(STAGES)
+    assert _changed_stages(before, after) == TAKEN
 
 
 def test_moved_audio_changes_no_key(build_graph: BuildGraph, manifest: Manifest) -> None:
