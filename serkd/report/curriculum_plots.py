@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from serkd.config import Experiment
+from serkd.config import Curriculum, Experiment
 from serkd.distill.curriculum import (
     compute_alpha,
     compute_first_temperature,
@@ -23,10 +23,13 @@ def draw_curriculum(experiment: Experiment, title: str = "") -> Figure:
     """Share of data, weight of KD, temperature, and lambda where that is learned, over epochs.
 
     No data is needed: what a temperature will learn within its bounds is not known beforehand.
+    Where KD has none, or there is no KD, none is drawn.
     """
-    panels = [_draw_share, _draw_alpha, _draw_temperature]
-    if experiment.curriculum.temperature_curriculum != "off":
-        panels.append(_draw_reversal)
+    panels = [_draw_share, _draw_alpha]
+    if _has_temperature(experiment):
+        panels.append(_draw_temperature)
+        if experiment.curriculum.temperature_curriculum != "off":
+            panels.append(_draw_reversal)
     figure = Figure(figsize=(7.4, 0.8 + 2.2 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True)
     for draw, ax in zip(panels, axes, strict=True):
@@ -41,6 +44,12 @@ def draw_curriculum(experiment: Experiment, title: str = "") -> Figure:
     return figure
 
 
+def _has_temperature(experiment: Experiment) -> bool:
+    distill = experiment.distill
+    is_kd = max(experiment.curriculum.alpha_ends(distill.alpha)) > 0
+    return is_kd and distill.kd != "mse_logits"
+
+
 def _draw_share(ax: Axes, experiment: Experiment) -> None:
     """A step an epoch: utterances are chosen when an epoch begins."""
     curriculum, epochs = experiment.curriculum, experiment.student.fit.epochs
@@ -48,9 +57,15 @@ def _draw_share(ax: Axes, experiment: Experiment) -> None:
     ax.stairs(shares, np.arange(epochs + 1), baseline=None, color=_BLUE, linewidth=2)
     ax.set_ylim(0, 105)
     ax.set_ylabel("training data in use\n(% of each class)")
-    order = {"curriculum": "easy first", "anti": "hard first", "random": "in random order"}
-    about = f"{curriculum.pacing}, {order[curriculum.control]}, by {curriculum.scorer}"
+    about = f"{curriculum.pacing}, {_describe_order(curriculum)}"
     ax.set_title(f"data: {'all' if curriculum.pacing == 'none' else about}", fontsize=10)
+
+
+def _describe_order(curriculum: Curriculum) -> str:
+    if "random" in (curriculum.control, curriculum.scorer):
+        return "in random order"
+    first = "easy" if curriculum.control == "curriculum" else "hard"
+    return f"{first} first, by {curriculum.scorer}"
 
 
 def _draw_alpha(ax: Axes, experiment: Experiment) -> None:
@@ -59,7 +74,10 @@ def _draw_alpha(ax: Axes, experiment: Experiment) -> None:
     ax.set_ylim(-0.05, 1.05)
     ax.set_ylabel("alpha\n(weight of KD)")
     mode = curriculum.alpha_curriculum
-    ax.set_title(f"loss weight: {'constant' if mode == 'off' else mode}", fontsize=10)
+    kind = {"kl": "KL", "dkd": "DKD", "mse_logits": "logits, no temperature"}[distill.kd]
+    about = f"{'constant' if mode == 'off' else mode}, {kind}"
+    is_kd = max(curriculum.alpha_ends(distill.alpha)) > 0
+    ax.set_title(f"loss weight: {about if is_kd else 'no KD'}", fontsize=10)
 
 
 def _draw_temperature(ax: Axes, experiment: Experiment) -> None:

@@ -15,6 +15,7 @@ from serkd.corpora.protocols import read_folds
 from serkd.devices import choose_device
 from serkd.events import Observer, Observers, Within
 from serkd.files import write_json
+from serkd.report.embeddings import show_embeddings
 from serkd.report.plots import draw_confusions, draw_pooled, save_figure
 from serkd.report.predictions import predictions_table, write_predictions
 from serkd.report.results import (
@@ -139,6 +140,7 @@ def _run_fold(
     show_metrics(board, found, "dev", fold.manifest.class_names)
     quality, pictures = unit_quality(artifacts), folder / "units" / f"fold_{fold.name}"
     show_units(board, pictures, artifacts, quality, fold.manifest.class_names)
+    show_embeddings(board, artifacts, fold)
     board.close()
     rows = [stage_row(stage) for stage in stages]
     return {**found, **out_of_fold(artifacts), "stages": rows, "units": quality}

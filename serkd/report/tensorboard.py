@@ -1,7 +1,7 @@
 """TensorBoard events of experiments and trials."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,19 @@ class TensorBoard(Observer):
             for name, value in params.items()
         }
         self.writer.add_hparams(shown, dict(metrics), run_name=".")
+
+    def embeddings(
+        self,
+        name: str,
+        embeddings: np.ndarray,
+        header: Sequence[str],
+        about: Sequence[Sequence[str]],
+    ) -> None:
+        """Points (U, E) of the PROJECTOR tab, and under `header` what each is of."""
+        rows = [[" ".join(text.split()) for text in row] for row in about]  # tabs part columns
+        # text again: four decimals are a third of the bytes
+        points = np.round(embeddings.astype(np.float64), 4)
+        self.writer.add_embedding(points, rows, metadata_header=list(header), tag=name)
 
     def close(self) -> None:
         """Flush and close the event file."""

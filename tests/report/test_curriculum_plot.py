@@ -103,3 +103,21 @@ def test_the_command_refuses_what_it_cannot_draw(
     assert done.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def _titles(**changes: object) -> list[str]:
+    settings = {f"{k.replace('__', '.')}": value for k, value in changes.items()}
+    axes = draw_curriculum(build_experiment({}, {**WHOLE, **settings})).axes
+    return [ax.get_title() for ax in axes]
+
+
+def test_what_has_no_effect_is_not_drawn() -> None:
+    """A temperature of no loss, a scorer that lots replace."""
+    assert len(_titles()) == 4
+    without = _titles(curriculum__alpha_curriculum="off", distill__alpha=0.0)
+    assert len(without) == 2
+    assert without[1] == "loss weight: no KD"
+    assert len(_titles(distill__kd="mse_logits")) == 2
+    assert _titles(curriculum__control="random")[0] == "data: root, in random order"
+    assert _titles(curriculum__scorer="random")[0] == "data: root, in random order"
+    assert _titles(curriculum__control="anti")[0].endswith("hard first, by teacher_cross_entropy")
