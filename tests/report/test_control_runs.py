@@ -11,10 +11,12 @@ from rich.console import Console
 
 from serkd.cli import main
 from serkd.config import Experiment
+from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.recipe import build_experiment
 from serkd.report.compare import compare_runs
 from serkd.report.controls import print_controls, run_with_controls
+from serkd.report.export import export_teacher
 from serkd.report.results import read_run
 from serkd.report.sealed import open_test
 from serkd.stages.context import Compute
@@ -107,6 +109,16 @@ def test_a_control_can_be_tested_and_says_so_in_the_log(
     assert tested["models"] == ["student"]
     log = (folder.parent.parent / "test_log.jsonl").read_text(encoding="utf-8")
     assert control.name in log
+
+
+def test_a_random_teacher_is_not_exported(
+    done: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Nor the trained one, which the run's storage has too."""
+    (control,) = (one for one in done[1]["controls"] if one["name"] == "random_teacher")
+    with pytest.raises(InputError, match="must be a run with a trained teacher"):
+        export_teacher(Path(control["run"]), tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_random_teacher_that_nobody_asks_is_refused(
