@@ -93,7 +93,6 @@ RULES = (
         "curriculum.alpha_start or alpha_end is left to it",
         _starts_at_alpha,
     ),
-    Rule(("distill.teacher",), "the student asks a teacher", lambda e: e.asks_teacher),
     Rule(("distill.kd",), "KD has a weight", _is_taught),
     Rule(
         ("distill.temperature",),

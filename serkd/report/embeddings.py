@@ -12,7 +12,8 @@ from serkd.stages.store import Artifact
 from serkd.train.outputs import read_outputs
 
 MOST_UTTERANCES = 1_000  # files are text, and a browser holds all of it
-_HEADER = ("utt_id", "emotion", "predicted", "speaker_id", "gender")
+# the first is what points are labelled by until somebody chooses another
+_HEADER = ("emotion", "predicted", "utt_id", "speaker_id", "gender")
 
 
 def show_embeddings(board: TensorBoard, artifacts: Mapping[Ref, Artifact], fold: Fold) -> None:
@@ -25,7 +26,7 @@ def show_embeddings(board: TensorBoard, artifacts: Mapping[Ref, Artifact], fold:
         outputs = read_outputs(artifacts[ref].folder / "outputs.parquet").select(chosen)
         said = [names[i] for i in outputs.logits.argmax(axis=1)]
         about = [
-            (row.utt_id, row.emotion, guess, row.speaker_id, row.gender)
+            (row.emotion, guess, row.utt_id, row.speaker_id, row.gender)
             for row, guess in zip(rows, said, strict=True)
         ]
         board.embeddings(f"{model}_dev", outputs.embedding, _HEADER, about)
