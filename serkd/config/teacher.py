@@ -114,8 +114,8 @@ class Stage2(Section):
     pooling: Pooling = "attention"
     loss: Literal["am_softmax", "aam_softmax", "cross_entropy"] = Field(
         "am_softmax",
-        description="margin on the cosine (AM), on the angle (AAM), or none; weighted cross-entropy "
-        "is cross_entropy with class_weights: balanced",
+        description="margin on the cosine (AM), on the angle (AAM), or none; cross_entropy with "
+        "class_weights: balanced is weighted cross-entropy",
     )
     scale: PositiveFloat = Field(15.0, description="s of AM- and AAM-Softmax")
     margin: float = Field(0.2, ge=0.0, lt=1.0, description="m of AM- and AAM-Softmax (radians)")

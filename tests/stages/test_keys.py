@@ -60,7 +60,7 @@ ELSEWHERE = {
     "units.source": {"extractor", "hidden", "speeds"},
     "teacher.start": {"hidden", "centroids", "units", "teacher_units"},
     "distill.teacher": {
-        *("extractor", "hidden", "centroids", "units", "teacher_units", "teacher"),
+        *("speeds", "extractor", "hidden", "centroids", "units", "teacher_units", "teacher"),
     },
     "teacher.inner_folds": {"teacher_inner_outputs"},
     "curriculum.pacing": {"teacher_inner_outputs"},
