@@ -7,6 +7,7 @@ import traceback
 import typer
 
 from serkd.cli import data, frames, work
+from serkd.cli.ablate import ablate, report, reproduce
 from serkd.cli.compare import compare
 from serkd.cli.curriculum import curriculum
 from serkd.cli.export import export
@@ -23,6 +24,9 @@ app = typer.Typer(
 app.add_typer(prepare, name="prepare")
 for command in (work.config, work.folds, work.run, work.teacher, work.sweep, work.test):
     app.command()(command)
+app.command()(ablate)
+app.command()(report)
+app.command()(reproduce)
 app.command()(compare)
 app.command()(work.quickstart)
 app.command()(export)

@@ -76,7 +76,7 @@ def differences_table(found: Mapping[str, Any]) -> Table:
         "pooled\n[95 %, speakers]",
         "p",
         "p Holm",
-        f"sign flips\n(least {_probability(smallest)})",
+        f"sign flips\n(least {probability(smallest)})",
         "effect\n(d_z)",
         "detectable\n(80 %)",
     )
@@ -87,11 +87,11 @@ def differences_table(found: Mapping[str, Any]) -> Table:
         test = arm["against_reference"]
         table.add_row(
             _letter(number),
-            _with_interval(test["difference"], test["fold_test"]["interval"]),
-            _with_interval(test["pooled_difference"], test["speaker_interval"]),
-            _probability(test["p"]),
-            _probability(test["holm_p"]),
-            _probability(test["sign_flip_p"]),
+            with_interval(test["difference"], test["fold_test"]["interval"]),
+            with_interval(test["pooled_difference"], test["speaker_interval"]),
+            probability(test["p"]),
+            probability(test["holm_p"]),
+            probability(test["sign_flip_p"]),
             "-" if test["effect"] is None else f"{test['effect']:+.2f}",
             "-" if test["detectable"] is None else f"{100 * test['detectable']:.1f}",
             Text(test["verdict"], style=_STYLES[test["verdict"]]),
@@ -99,14 +99,14 @@ def differences_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def _with_interval(value: float, interval: Sequence[float | None]) -> str:
+def with_interval(value: float, interval: Sequence[float | None]) -> str:
     low, high = interval
     if low is None or high is None:
         return f"{100 * value:+.1f} [-]"
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def _probability(p: float | None) -> str:
+def probability(p: float | None) -> str:
     if p is None:
         return "-"
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"

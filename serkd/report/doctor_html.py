@@ -1,7 +1,6 @@
 """What the doctor found, as one page that needs nothing else: no script, no font, no network."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -12,8 +11,10 @@ import numpy as np
 from serkd.corpora.doctor import count_formats
 from serkd.corpora.findings import LEVELS, Finding, count
 from serkd.corpora.manifest import GENDERS
+from serkd.files import write_text
 from serkd.report.doctor import Diagnosis
 from serkd.report.doctor_style import STYLE
+from serkd.report.page import render_html, table
 
 _NUM_BINS = 40
 _MAX_SPEAKERS = 60
@@ -24,23 +25,13 @@ _MARKS = {"error": "✕", "warning": "!", "note": "i"}
 
 def write_page(diagnosis: Diagnosis, path: Path) -> None:
     """Write the page, all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(render_page(diagnosis), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, render_page(diagnosis))
 
 
 def render_page(diagnosis: Diagnosis) -> str:
     """The page as text."""
     name = escape(diagnosis.source.name)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>serkd doctor: {name}</title><style>{STYLE}</style></head><body><main>
-<h1>{name}</h1>
+    body = f"""<h1>{name}</h1>
 {_summary(diagnosis)}
 {_findings(diagnosis.findings)}
 <h2>Emotions</h2>
@@ -50,9 +41,8 @@ def render_page(diagnosis: Diagnosis) -> str:
 <h2>Speakers and emotions</h2>
 {_speakers(diagnosis)}
 <h2>Files</h2>
-{_formats(diagnosis)}
-</main></body></html>
-"""
+{_formats(diagnosis)}"""
+    return render_html(f"serkd doctor: {diagnosis.source.name}", body, STYLE)
 
 
 def _summary(diagnosis: Diagnosis) -> str:
@@ -87,29 +77,13 @@ def _finding(finding: Finding) -> str:
     return f"<li>{escape(finding.message)}{names}</li>"
 
 
-def _table(head: Iterable[str], rows: Iterable[Sequence[str]], num_words: int = 1) -> str:
-    """Cells are HTML; the first `num_words` columns are words, the others numbers."""
-
-    def line(cells: Iterable[str], tag: str) -> str:
-        kinds = (
-            ("th" if i == 0 else tag, "" if i < num_words else ' class="n"') for i in range(99)
-        )
-        return "".join(f"<{t}{c}>{cell}</{t}>" for cell, (t, c) in zip(cells, kinds, strict=False))
-
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table><thead><tr>{line(head, "th")}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
 def _classes(diagnosis: Diagnosis) -> str:
     rows = diagnosis.classes
     largest = max((row["share"] for row in rows[:-1]), default=1.0)
     genders = [gender for gender in GENDERS if rows[-1]["genders"][gender]]
     splits = list(rows[-1]["splits"])
     head = ["emotion", "share", "utterances", "%", "hours", *genders, *splits, "speakers", "each"]
-    return _table(head, (_class_cells(row, genders, splits, largest) for row in rows), 2)
+    return table(head, (_class_cells(row, genders, splits, largest) for row in rows), 2)
 
 
 def _class_cells(
@@ -181,7 +155,7 @@ def _speakers(diagnosis: Diagnosis) -> str:
         share = 70 * number / max(largest, 1)
         return f'<span class="heat" style="--share:{share:.0f}%">{number}</span>'
 
-    table = _table(
+    shown_table = table(
         ["speaker", "gender", *(escape(name) for name in diagnosis.manifest.class_names)],
         (
             [escape(row["speaker_id"]), row["gender"], *map(cell, row["emotions"].values())]
@@ -189,10 +163,12 @@ def _speakers(diagnosis: Diagnosis) -> str:
         ),
         2,
     )
-    return table + (f"<p>and {count(more, 'speaker')} with fewer utterances</p>" if more else "")
+    return shown_table + (
+        f"<p>and {count(more, 'speaker')} with fewer utterances</p>" if more else ""
+    )
 
 
 def _formats(diagnosis: Diagnosis) -> str:
     formats = count_formats(diagnosis.files).items()
     rows = ([f"{rate} Hz", str(channels), str(number)] for (rate, channels), number in formats)
-    return _table(["sample rate", "channels", "files"], rows)
+    return table(["sample rate", "channels", "files"], rows)

@@ -33,10 +33,7 @@ def find_file(name: str) -> Path:
 
 def run_quickstart(folder: Path, console: Console, observer: Observer) -> None:
     """Synthesise a corpus, run the recipe, search, and print all of it; again reuses all of it."""
-    manifest = folder / "corpus" / "manifest.parquet"
-    if not manifest.is_file():
-        console.print(f"synthesising a corpus below {manifest.parent}")
-        _write_synthetic(manifest, observer)
+    manifest = synthesise_corpus(folder, observer)
     overrides = {"corpus.manifest": str(manifest.resolve())}
     console.print("\nthe recipe, jobs/recipes/quickstart.yaml")
     recipe = find_file("jobs/recipes/quickstart.yaml")
@@ -57,8 +54,13 @@ def run_quickstart(folder: Path, console: Console, observer: Observer) -> None:
     console.print(f"\neverything is below {folder}; run it again and all of it is reused")
 
 
-def _write_synthetic(path: Path, observer: Observer) -> None:
+def synthesise_corpus(folder: Path, observer: Observer) -> Path:
+    """The built-in corpus below a folder, unless it is there; returns its manifest."""
+    path = folder / "corpus" / "manifest.parquet"
+
     def progress(done: int, total: int) -> None:
         observer.progress("synthesise", done, total, "files")
 
-    write_manifest(build_manifest(write_corpus(path.parent, progress=progress)), path)
+    if not path.is_file():
+        write_manifest(build_manifest(write_corpus(path.parent, progress=progress)), path)
+    return path

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from serkd.config import Experiment
+from serkd.corpora.folds import Fold
 from serkd.errors import InputError
 from serkd.recipe import build_experiment
 from serkd.stages.catalogue import INNER_OUTPUTS, MODELS
@@ -82,6 +83,11 @@ def evaluate(
         confusion = compute_confusion(truth, logits.argmax(axis=1), len(class_names))
         found[model] = {split: compute_metrics(confusion)}
     return found
+
+
+def dev_labels(fold: Fold) -> dict[str, str]:
+    """Emotions of the fold's dev part, by utterance."""
+    return {utt_id: fold.manifest.by_id[utt_id].emotion for utt_id in fold.dev}
 
 
 def out_of_fold(artifacts: Mapping[Ref, Artifact]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from serkd.report.embeddings import show_embeddings
 from serkd.report.plots import draw_confusions, draw_pooled, save_figure
 from serkd.report.predictions import predictions_table, write_predictions
 from serkd.report.results import (
+    dev_labels,
     evaluate,
     out_of_fold,
     pool_folds,
@@ -136,7 +137,7 @@ def _run_fold(
 ) -> dict[str, Any]:
     artifacts, stages = graph.run(targets, store, compute, observer)
     fold = graph.fold
-    found = evaluate(artifacts, _dev_labels(fold), fold.manifest.class_names, "dev")
+    found = evaluate(artifacts, dev_labels(fold), fold.manifest.class_names, "dev")
     show_metrics(board, found, "dev", fold.manifest.class_names)
     quality, pictures = unit_quality(artifacts), folder / "units" / f"fold_{fold.name}"
     show_units(board, pictures, artifacts, quality, fold.manifest.class_names)
@@ -146,13 +147,9 @@ def _run_fold(
     return {**found, **out_of_fold(artifacts), "stages": rows, "units": quality}
 
 
-def _dev_labels(fold: Fold) -> dict[str, str]:
-    return {utt_id: fold.manifest.by_id[utt_id].emotion for utt_id in fold.dev}
-
-
 def _predictions(graph: Graph, targets: Sequence[Ref], store: StageStore) -> pa.Table:
     artifacts = {ref: store.get(ref.stage, graph.key(ref)) for ref in targets}
-    return predictions_table(artifacts, graph.fold, _dev_labels(graph.fold))
+    return predictions_table(artifacts, graph.fold, dev_labels(graph.fold))
 
 
 def show_metrics(

@@ -94,6 +94,15 @@ def _write(results: Mapping[str, Any], folder: Path) -> None:
         board.close()
 
 
+def choose_experiment(folder: Path, trial: int | None) -> Experiment:
+    """Of a run, or of a sweep's trial, the best one by default.
+
+    Raises:
+        InputError: neither, or no such finished trial.
+    """
+    return _choose(folder, trial).experiment
+
+
 def _choose(folder: Path, trial: int | None) -> Chosen:
     if is_run(folder):
         if trial is not None:

@@ -16,7 +16,8 @@ from serkd.search.read import read_space
 from serkd.search.suggest import decode_params, suggest
 
 REPOSITORY = Path(__file__).parents[2]
-SPACES = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
+FILES = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
+SPACES = [path for path in FILES if not path.stem.startswith("ablation_")]
 RECIPES = sorted((REPOSITORY / "jobs" / "recipes").glob("*.yaml"))
 
 

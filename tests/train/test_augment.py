@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serkd import config
-from serkd.corpora.audio import change_speed
-from serkd.train.augment import add_noise, augment
+from serkd.train.augment import add_noise, augment, change_speed
 
 RATE = 16_000
 

@@ -1,0 +1,255 @@
+"""An ablation from its file to its report: what ``serkd ablate`` does."""
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from serkd.config import Experiment
+from serkd.corpora.folds import Fold, hash_folds
+from serkd.corpora.protocols import read_folds
+from serkd.events import Observer
+from serkd.files import write_json
+from serkd.recipe import build_experiment
+from serkd.report.answer import CELLS, PLAN, read_plan, write_report
+from serkd.report.outcome import read_outcome
+from serkd.report.quickstart import synthesise_corpus
+from serkd.report.results import dev_labels, read_json
+from serkd.report.run import describe_folds
+from serkd.report.sealed import choose_experiment
+from serkd.search.ablation import require_fold_names
+from serkd.search.cells import (
+    Cell,
+    arm_cells,
+    best_trial,
+    choose_folds,
+    tuning_cells,
+    tuning_settings,
+    unique_cells,
+    with_settings,
+)
+from serkd.search.designs import Arm, Study, read_study
+from serkd.search.identity import experiment_key
+from serkd.search.run_cells import run_cells
+from serkd.search.space import Resources
+from serkd.stages.key import compute_key
+from serkd.stages.store import StageStore
+from serkd.train.metrics import confusion_metric
+
+
+class Source(Protocol):
+    """Where outcomes of cells come from."""
+
+    def compute(self, cells: Sequence[Cell]) -> None:
+        """Run those that are not there; one that fails is in the ledger with its reason."""
+
+    def outcome(self, cell: Cell) -> dict[str, Any] | None:
+        """See `read_outcome`; None while there is none."""
+
+
+class Trained:
+    """Cells that are trained by the search engine, into the storage's stages."""
+
+    def __init__(
+        self,
+        folder: Path,
+        folds: Sequence[Fold],
+        model: str,
+        resources: Resources,
+        observer: Observer,
+    ) -> None:
+        self.folder, self.model, self.observer = folder, model, observer
+        self.resources = resources
+        self.folds = {fold.name: fold for fold in folds}
+        self.labels = {fold.name: dev_labels(fold) for fold in folds}
+        self.store = StageStore(folder.resolve().parent.parent)
+
+    def compute(self, cells: Sequence[Cell]) -> None:
+        run_cells(
+            self.folder, cells, self.folds, self.model, self.store, self.resources, self.observer
+        )
+
+    def outcome(self, cell: Cell) -> dict[str, Any] | None:
+        fold, labels = self.folds[cell.fold], self.labels[cell.fold]
+        return read_outcome(cell, fold, self.store, self.model, labels)
+
+
+def start_ablation(
+    path: Path,
+    values: Mapping[str, Any],
+    storage: Path,
+    observer: Observer,
+    *,
+    is_smoke: bool = False,
+) -> tuple[dict[str, Any], Path]:
+    """Run the cells that are missing and write the report; returns it and the ablation's folder.
+
+    Raises:
+        InputError: an illegal file, or folds that the protocol does not have.
+    """
+    command = _command(path, values, storage, is_smoke)
+    if is_smoke:
+        manifest = synthesise_corpus(storage, observer)
+        values = {"corpus.manifest": str(manifest.resolve()), **values}
+    study = open_study(path, values, is_smoke=is_smoke)
+    folds = read_folds(study.base.corpus, study.base.protocol)
+    require_fold_names(study.file, [fold.name for fold in folds])
+    folder = ablation_folder(study, storage)
+    write_json(folder / "folds.json", describe_folds(folds))
+    facts = {**describe_data(study, folds), "command": command}
+    file = study.file
+    source = Trained(folder, folds, file.model, file.resources, observer)
+    return run_study(study, facts, folder, source), folder
+
+
+def refresh_report(folder: Path) -> dict[str, Any]:
+    """Collect what is stored by now and write the report anew.
+
+    Raises:
+        InputError: not the folder of an ablation.
+    """
+    plan = read_plan(folder)
+    model = plan["file"]["model"]
+    cells = [
+        Cell(build_experiment(arm["experiment"], {"seed": seed}, origin=arm["name"]), fold, model)
+        for arm in plan["arms"]
+        for fold, seed, _ in arm["cells"]
+    ]
+    experiment = cells[0].experiment
+    folds = read_folds(experiment.corpus, experiment.protocol)
+    source = Trained(folder, folds, model, Resources(), Observer())
+    collect(folder, cells, source)
+    return write_report(folder)
+
+
+def open_study(path: Path, values: Mapping[str, Any], *, is_smoke: bool) -> Study:
+    """The file's arms; `best_of` reads a sweep's folder."""
+
+    def find_best(folder: Path) -> Experiment:
+        return choose_experiment(folder, None)
+
+    return read_study(path, values, find_best, is_smoke=is_smoke)
+
+
+def ablation_folder(study: Study, storage: Path) -> Path:
+    """The same file and base have the same folder, whatever arms, folds and seeds are in it."""
+    asked = {"base": experiment_key(study.base, study.file.model), "model": study.file.model}
+    return storage / "sweeps" / f"{study.name}-{compute_key(asked)[:8]}"
+
+
+def describe_data(study: Study, folds: Sequence[Fold]) -> dict[str, Any]:
+    """The protocol stamp: what the numbers are of."""
+    manifest = folds[0].manifest
+    return {
+        "corpora": sorted({row.corpus for row in manifest.utterances}),
+        "class_names": list(manifest.class_names),
+        "num_utterances": len(manifest.utterances),
+        "protocol": study.base.protocol.name,
+        "all_folds": [fold.name for fold in folds],
+        "corpus_hash": manifest.audio_hash,
+        "folds_hash": hash_folds(folds),
+        "shares_speakers": any(fold.shares_speakers for fold in folds),
+        "machine": platform.processor() or platform.machine(),
+    }
+
+
+def _command(path: Path, values: Mapping[str, Any], storage: Path, is_smoke: bool) -> str:
+    words = ["serkd", "ablate", str(path)]
+    words += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    words += ["--smoke"] if is_smoke else []
+    return shlex.join([*words, "--storage", str(storage)])
+
+
+def run_study(
+    study: Study, facts: Mapping[str, Any], folder: Path, source: Source
+) -> dict[str, Any]:
+    """Tune, run and collect all cells, then report; what is there already is not done again."""
+    folds = choose_folds(study, facts["all_folds"])
+    tuned = _tune(study, folds, folder, source)
+    experiments = [with_settings(arm.experiment, tuned[arm.name]) for arm in study.arms]
+    seeds, model = study.file.seeds, study.file.model
+    groups = [arm_cells(experiment, folds, seeds, model) for experiment in experiments]
+    write_json(folder / PLAN, _describe(study, facts, folds, experiments, tuned, groups))
+    cells = unique_cells(groups)
+    source.compute(cells)
+    collect(folder, cells, source)
+    return write_report(folder)
+
+
+def collect(folder: Path, cells: Sequence[Cell], source: Source) -> None:
+    """Write down the outcomes that are there and were not written before."""
+    for cell in cells:
+        path = folder / CELLS / f"{cell.name}.json"
+        if not path.is_file() and (outcome := source.outcome(cell)) is not None:
+            write_json(path, outcome)
+
+
+def _tune(
+    study: Study, folds: Sequence[str], folder: Path, source: Source
+) -> dict[str, dict[str, Any]]:
+    """Each arm's nuisance settings: of its trials the one with the best mean on dev."""
+    retune = study.file.retune
+    if retune is None:
+        return {arm.name: {} for arm in study.arms}
+    trials = {arm.name: tuning_cells(arm, retune, folds, study.file.model) for arm in study.arms}
+    every = {cell.name: cell for arm in trials.values() for trial in arm for cell in trial}
+    source.compute(list(every.values()))
+    collect(folder, list(every.values()), source)
+    settings = tuning_settings(retune)
+    chosen = {name: best_trial(_values(study, folder, arm)) for name, arm in trials.items()}
+    return {name: settings[number or 0] for name, number in chosen.items()}
+
+
+def _values(
+    study: Study, folder: Path, trials: Sequence[Sequence[Cell]]
+) -> list[list[float | None]]:
+    def value(cell: Cell) -> float | None:
+        path = folder / CELLS / f"{cell.name}.json"
+        if not path.is_file():
+            return None
+        counts = np.sum(read_json(path)["confusions"], axis=0)
+        return float(confusion_metric(counts, study.file.metric))
+
+    return [[value(cell) for cell in trial] for trial in trials]
+
+
+def _describe(
+    study: Study,
+    facts: Mapping[str, Any],
+    folds: Sequence[str],
+    experiments: Sequence[Experiment],
+    tuned: Mapping[str, Mapping[str, Any]],
+    groups: Sequence[Mapping[tuple[str, int], Cell]],
+) -> dict[str, Any]:
+    """All that a report needs to know of the plan."""
+    rows = zip(study.arms, experiments, groups, strict=True)
+    return {
+        "name": study.name,
+        "file": study.file.model_dump(mode="json"),
+        **facts,
+        "folds": list(folds),
+        "arms": [
+            _describe_arm(arm, experiment, tuned[arm.name], cells)
+            for arm, experiment, cells in rows
+        ],
+    }
+
+
+def _describe_arm(
+    arm: Arm,
+    experiment: Experiment,
+    tuned: Mapping[str, Any],
+    cells: Mapping[tuple[str, int], Cell],
+) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "also": list(arm.also),
+        "settings": arm.settings,
+        "levels": dict(arm.levels),
+        "tuned": dict(tuned),
+        "experiment": experiment.model_dump(mode="json"),
+        "cells": [[fold, seed, cell.name] for (fold, seed), cell in cells.items()],
+    }

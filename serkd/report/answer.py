@@ -1,0 +1,179 @@
+"""An ablation's answer: one JSON, from which every page, table and figure is made."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serkd.errors import InputError
+from serkd.files import write_json
+from serkd.report.arm_table import compare_arms
+from serkd.report.effects import describe_factors, find_pareto
+from serkd.report.ledger_facts import count_costs, describe_training, group_failures
+from serkd.report.published import compare_published
+from serkd.report.render import render_all
+from serkd.report.results import read_json
+from serkd.search.ledger import Ledger
+
+PLAN, CELLS, REPORT, TESTED = "ablation.json", "cells", "report", "arms_test.json"
+FORMAT = 1
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """What an ablation's folder says of its arms and cells.
+
+    Raises:
+        InputError: not the folder of an ablation.
+    """
+    if not (folder / PLAN).is_file():
+        raise InputError(f"{folder}: must be a folder that `serkd ablate` made")
+    return read_json(folder / PLAN)
+
+
+def build_report(folder: Path) -> dict[str, Any]:
+    """Everything that is known of an ablation now; partial while cells are missing.
+
+    Raises:
+        InputError: not the folder of an ablation.
+    """
+    plan = read_plan(folder)
+    arms = {arm["name"]: _outcomes(folder / CELLS, arm) for arm in plan["arms"]}
+    file = plan["file"]
+    found = compare_arms(
+        arms,
+        plan["folds"],
+        file["seeds"],
+        split="dev",
+        model=file["model"],
+        metric=file["metric"],
+        margin=file["margin"],
+    )
+    planned = {name for arm in plan["arms"] for *_, name in arm["cells"]}
+    done = {outcome["cell"] for outcomes in arms.values() for outcome in outcomes.values()}
+    _add_arms(found["arms"], plan, arms, folder)
+    report = {
+        "format": FORMAT,
+        "name": plan["name"],
+        "question": file["question"],
+        "design": file["design"],
+        "num_cells": len(planned),
+        "num_done": len(done),
+        "is_partial": bool(planned - done),
+        "stamp": _stamp(plan, arms),
+        "comparison": found,
+        "factors": describe_factors(found["arms"], file["metric"]),
+        "pareto": find_pareto(found["arms"]),
+        "training": describe_training(arms),
+        "failures": group_failures(Ledger(folder / "ledger.jsonl").read(), planned - done),
+        "cost": count_costs(_all_outcomes(folder / CELLS)),
+        "retune": _describe_retune(file),
+        "test": read_json(folder / TESTED) if (folder / TESTED).is_file() else None,
+    }
+    return {**report, "published": compare_published(report)}
+
+
+def _outcomes(cells: Path, arm: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    found = {}
+    for fold, seed, name in arm["cells"]:
+        if (path := cells / f"{name}.json").is_file():
+            found[fold, seed] = read_json(path)
+    return found
+
+
+def _all_outcomes(cells: Path) -> list[dict[str, Any]]:
+    """Those of tuning too: they cost as much."""
+    return [read_json(path) for path in sorted(cells.glob("*.json"))]
+
+
+def _add_arms(
+    rows: Sequence[dict[str, Any]],
+    plan: Mapping[str, Any],
+    arms: Mapping[str, Mapping[tuple[str, int], Mapping[str, Any]]],
+    folder: Path,
+) -> None:
+    """What an arm is, beside what it reached."""
+    for number, (row, arm) in enumerate(zip(rows, plan["arms"], strict=True)):
+        outcomes = arms[arm["name"]]
+        first = next(iter(outcomes.values()), {})
+        row.update(
+            row=number,
+            also=arm["also"],
+            settings=arm["settings"],
+            tuned=arm["tuned"],
+            levels=arm["levels"],
+            experiment=arm["experiment"],
+            num_planned=len(arm["cells"]),
+            parameters=first.get("parameters"),
+            latency_ms=_median([o.get("latency_ms") for o in outcomes.values()]),
+            cells=[_cell(fold, seed, name, outcomes) for fold, seed, name in arm["cells"]],
+            command=shlex.join(
+                ["serkd", "reproduce", str(folder / REPORT / "report.json"), "--row", str(number)]
+            ),
+        )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+def _cell(
+    fold: str, seed: int, name: str, outcomes: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What `serkd reproduce` compares with: counts by speaker, and the model's key."""
+    outcome = outcomes.get((fold, seed))
+    cell: dict[str, Any] = {
+        "fold": fold,
+        "seed": seed,
+        "cell": name,
+        "is_done": outcome is not None,
+    }
+    if outcome is not None:
+        names = ("speakers", "confusions", "class_names")
+        cell |= {key: outcome[key] for key in names}
+        cell["key"] = outcome["stages"][-1][1] if outcome["stages"] else None
+    return cell
+
+
+def _stamp(plan: Mapping[str, Any], arms: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any]:
+    outcomes = [outcome for arm in arms.values() for outcome in arm.values()]
+    versions = [outcome["versions"] for outcome in outcomes if outcome.get("versions")]
+    file = plan["file"]
+    return {
+        "corpora": plan["corpora"],
+        "class_names": plan["class_names"],
+        "num_utterances": plan["num_utterances"],
+        "protocol": plan["protocol"],
+        "shares_speakers": plan["shares_speakers"],
+        "all_folds": plan["all_folds"],
+        "folds": plan["folds"],
+        "seeds": file["seeds"],
+        "model": file["model"],
+        "family": plan["arms"][0]["experiment"]["student"]["family"],
+        "backbone": plan["arms"][0]["experiment"]["backbone"]["name"],
+        "num_threads": file["resources"]["cpu"],
+        "machine": plan["machine"],
+        "selection": "best epoch by dev UAR, within the cell; arms are compared on dev",
+        "corpus_hash": plan["corpus_hash"],
+        "folds_hash": plan["folds_hash"],
+        "versions": {
+            name: sorted({each[name] for each in versions if name in each})
+            for name in sorted({name for each in versions for name in each})
+        },
+        "command": plan["command"],
+    }
+
+
+def _describe_retune(file: Mapping[str, Any]) -> dict[str, Any] | None:
+    retune = file["retune"]
+    if retune is None:
+        return None
+    return {"keys": list(retune["space"]), "trials": retune["trials"], "seed": retune["seed"]}
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Build the report and write it in all its forms below `report/`."""
+    report = build_report(folder)
+    write_json(folder / REPORT / "report.json", report)
+    render_all(report, folder / REPORT)
+    return report

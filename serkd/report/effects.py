@@ -1,0 +1,87 @@
+"""What a component, a factor or a key does to the metric, and what is best for its size."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Of every factor: its levels with the mean of the arms that have it, and its importance.
+
+    A level's `mean` is over the arms that share all *other* levels with an arm of every other level
+    of this factor, so that levels differ in nothing else; `importance` is the range of those means.
+    The largest comes first.
+    """
+    names = list(dict.fromkeys(name for arm in arms for name in arm["levels"]))
+    known = [arm for arm in arms if arm["mean"] is not None]
+    defaults = known[0]["levels"] if known else {}
+    found = []
+    for name in names:
+        levels = _level_means(known, name, names, defaults)
+        if len(levels) > 1:
+            means = [level["mean"] for level in levels]
+            found.append({"name": name, "levels": levels, "importance": max(means) - min(means)})
+    return sorted(found, key=lambda factor: -factor["importance"])
+
+
+def _level_means(
+    arms: Sequence[Mapping[str, Any]],
+    name: str,
+    names: Sequence[str],
+    defaults: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """What an arm does not say of a factor is as in the reference."""
+    groups: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for arm in arms:
+        levels = {each: arm["levels"].get(each, defaults.get(each, "base")) for each in names}
+        others = tuple(levels[each] for each in names if each != name)
+        groups.setdefault(others, {})[levels[name]] = arm
+    order = list(dict.fromkeys(level for group in groups.values() for level in group))
+    whole = [group for group in groups.values() if len(group) == len(order)]
+    return [
+        {
+            "level": level,
+            "mean": float(np.mean([group[level]["mean"] for group in whole])),
+            "by_fold": _fold_means([group[level] for group in whole]),
+            "num_arms": len(whole),
+        }
+        for level in (order if whole else [])
+    ]
+
+
+def _fold_means(arms: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    folds = set.intersection(*(set(arm["by_fold"]) for arm in arms))
+    return {
+        fold: float(np.mean([arm["by_fold"][fold] for arm in arms]))
+        for fold in arms[0]["by_fold"]
+        if fold in folds
+    }
+
+
+def find_pareto(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Arms by size and latency; `is_on_front`: no other is at least as good in all, better in one.
+
+    What was not measured for every arm takes no part.
+    """
+    known = [arm for arm in arms if arm["mean"] is not None and arm["parameters"] is not None]
+    costs = ["parameters"]
+    if known and all(arm["latency_ms"] is not None for arm in known):
+        costs.append("latency_ms")
+    points = np.array([[-arm["mean"], *(arm[cost] for cost in costs)] for arm in known])
+    return [
+        {
+            "name": arm["name"],
+            "row": arm["row"],
+            "mean": arm["mean"],
+            "parameters": arm["parameters"],
+            "latency_ms": arm["latency_ms"],
+            "is_on_front": not _is_dominated(points, i),
+        }
+        for i, arm in enumerate(known)
+    ]
+
+
+def _is_dominated(points: np.ndarray, i: int) -> bool:
+    no_worse = (points <= points[i]).all(axis=1)
+    return bool((no_worse & (points < points[i]).any(axis=1)).any())

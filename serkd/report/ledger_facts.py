@@ -1,0 +1,97 @@
+"""What an ablation took and what went wrong: stages, sharing, epochs, failures."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_LAST = 5  # a best epoch among so many last ones may not have been the best yet
+_MAX_EXAMPLE = 300
+
+
+def count_costs(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By stage: how often it was asked for, how many different ones there are, and what they took.
+
+    `seconds` is what the different ones took, whoever computed them and when; `seconds_unshared`
+    what it had been if every cell had computed all of its own.
+    """
+    stages: dict[str, dict[str, Any]] = {}
+    for outcome in outcomes:
+        for name, key, seconds in outcome["stages"]:
+            known = stages.setdefault(name, {"requests": 0, "keys": {}})
+            known["requests"] += 1
+            known["keys"].setdefault(key, [0, seconds])[0] += 1
+    rows = [_stage_row(name, known) for name, known in stages.items()]
+    total = {
+        field: sum(row[field] for row in rows)
+        for field in ("requests", "distinct", "seconds", "seconds_unshared")
+    }
+    return {"num_cells": len(outcomes), "stages": rows, "total": total}
+
+
+def _stage_row(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    times = [(count, seconds or 0.0) for count, seconds in known["keys"].values()]
+    return {
+        "stage": name,
+        "requests": known["requests"],
+        "distinct": len(times),
+        "seconds": sum(seconds for _, seconds in times),
+        "seconds_unshared": sum(count * seconds for count, seconds in times),
+    }
+
+
+def describe_training(
+    arms: Mapping[str, Mapping[tuple[str, int], Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Of every arm the mean curve on dev, and where its best epochs lie.
+
+    An arm whose best epochs are its last ones was perhaps stopped too early: `num_late` counts
+    those cells.
+    """
+    return [
+        {"name": name, **_curves([o for o in outcomes.values() if o["curve"]])}
+        for name, outcomes in arms.items()
+    ]
+
+
+def _curves(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not outcomes:
+        return {"curve": [], "best_epochs": [], "num_late": 0, "max_epochs": None}
+    curves = [[record["dev_uar"] for record in outcome["curve"]] for outcome in outcomes]
+    best = [int(np.argmax(curve)) + 1 for curve in curves]
+    longest = max(map(len, curves))
+    # a run that stopped early keeps its best value, as its published weights do
+    filled = [[*curve, *[max(curve)] * (longest - len(curve))] for curve in curves]
+    most = max(outcome["max_epochs"] for outcome in outcomes)
+    return {
+        "curve": [float(value) for value in np.mean(filled, axis=0)],
+        "best_epochs": best,
+        "num_epochs": [len(curve) for curve in curves],
+        "num_late": sum(epoch > most - min(_LAST, max(1, most // 5)) for epoch in best),
+        "max_epochs": most,
+    }
+
+
+def group_failures(records: Sequence[Mapping[str, Any]], missing: set[str]) -> list[dict[str, Any]]:
+    """Cells that failed and were not had since, by the kind of error."""
+    last = {record["trial"]: record for record in records}
+    failed = [r for r in last.values() if r["state"] == "failed" and r["trial"] in missing]
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(failed, key=lambda r: r["trial"]):
+        kinds.setdefault(_kind(record.get("reason", "")), []).append(record)
+    return [
+        {
+            "kind": kind,
+            "count": len(group),
+            "cells": [record["trial"] for record in group],
+            "example": group[0].get("reason", "")[:_MAX_EXAMPLE],
+        }
+        for kind, group in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+
+
+def _kind(reason: str) -> str:
+    """The exception's name."""
+    match = re.match(r"[\w.]+", reason.strip())
+    return match.group(0).rpartition(".")[2] if match else "unknown"

@@ -1,0 +1,236 @@
+"""From an ablation's file to its arms: leave one out, add one, one at a time, factorial, a list."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from serkd.config import Experiment
+from serkd.errors import InputError, refuse
+from serkd.recipe import build_experiment
+from serkd.search.ablation import (
+    Ablation,
+    Settings,
+    make_smoke,
+    overlay_problems,
+    read_ablation,
+)
+from serkd.search.identity import experiment_key
+from serkd.yaml12 import read_yaml
+
+REFERENCE = "reference"
+MAX_ARMS = 1_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared: settings laid over the base.
+
+    `levels` says what every component or factor is in it. `also` are the names of arms that turned
+    out to be the same experiment.
+    """
+
+    name: str
+    settings: Settings
+    levels: Mapping[str, str]
+    experiment: Experiment
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """An arm before its settings are known to be legal."""
+
+    name: str
+    settings: Settings
+    levels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A file, its base and its arms, the reference first."""
+
+    name: str
+    file: Ablation
+    base: Experiment
+    arms: tuple[Arm, ...]
+
+
+def read_study(
+    path: Path,
+    values: Mapping[str, Any],
+    find_best: Callable[[Path], Experiment],
+    *,
+    is_smoke: bool = False,
+) -> Study:
+    """Read an ablation with dotted `values` laid over its base; `find_best` reads a sweep's best.
+
+    Raises:
+        InputError: an illegal file, or settings that are illegal together in any arm.
+    """
+    file = read_ablation(path)
+    small = file.smoke.set if is_smoke else {}
+    file = make_smoke(file) if is_smoke else file
+    data = _read_base(file, path.parent, find_best)
+    base = build_experiment(data, {**file.set, **small, **values}, origin=str(path))
+    name = f"{path.stem}-smoke" if is_smoke else path.stem
+    return build_study(name, file, base, {**small, **values}, origin=str(path))
+
+
+def build_study(
+    name: str, file: Ablation, base: Experiment, fixed: Mapping[str, Any], *, origin: str
+) -> Study:
+    """The arms of a file on its base; `fixed` settings win over those of arms.
+
+    Raises:
+        InputError: settings that are illegal together in any arm.
+    """
+    refuse([f"{origin}: {problem}" for problem in overlay_problems(file)])
+    drafts = DESIGNS[file.design](file)
+    if len(drafts) > MAX_ARMS:
+        raise InputError(f"{origin}: must have at most {MAX_ARMS} arms, {file.design} makes more")
+    arms, problems = _build_arms(base, drafts, fixed)
+    refuse([f"{origin}: {problem}" for problem in (*problems, *_retune_problems(file, arms))])
+    arms = _reference_first(file, arms, origin)
+    return Study(name, file, base, tuple(_collapse(arms, file.model)))
+
+
+def _read_base(
+    file: Ablation, folder: Path, find_best: Callable[[Path], Experiment]
+) -> dict[str, Any]:
+    if file.best_of is not None:
+        return find_best(folder / file.best_of).model_dump(mode="json")
+    assert file.base is not None
+    return read_yaml(folder / file.base)
+
+
+def _build_arms(
+    base: Experiment, drafts: list[_Draft], fixed: Mapping[str, Any]
+) -> tuple[list[Arm], list[str]]:
+    """What is `fixed` for all arms wins over their own settings."""
+    data, arms, problems = base.model_dump(mode="json"), [], []
+    for draft in drafts:
+        settings = {key: value for key, value in draft.settings.items() if key not in fixed}
+        try:
+            built = build_experiment(data, settings, origin=f"arm {draft.name!r}")
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        arms.append(Arm(draft.name, settings, draft.levels, built))
+    return arms, problems
+
+
+def _retune_problems(file: Ablation, arms: list[Arm]) -> Iterator[str]:
+    """Every value that tuning may try must be legal in every arm."""
+    if file.retune is None:
+        return
+    for arm in arms:
+        data = arm.experiment.model_dump(mode="json")
+        for key, dimension in file.retune.space.items():
+            for value in dimension.examples():
+                try:
+                    build_experiment(data, {key: value}, origin=f"retune in arm {arm.name!r}")
+                except InputError as error:
+                    yield str(error)
+
+
+def _reference_first(file: Ablation, arms: list[Arm], origin: str) -> list[Arm]:
+    """The arm that the others are compared with leads."""
+    wanted = file.reference or REFERENCE
+    chosen = [arm for arm in arms if arm.name == wanted]
+    if not chosen:
+        names = ", ".join(arm.name for arm in arms)
+        raise InputError(f"{origin}: reference must be one of {names}, got {wanted!r}")
+    return [*chosen, *(arm for arm in arms if arm is not chosen[0])]
+
+
+def _collapse(arms: list[Arm], model: str) -> Iterator[Arm]:
+    """One arm for each experiment; the first one's name stays, the others' are in `also`."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(experiment_key(arm.experiment, model), []).append(arm)
+    for first, *others in groups.values():
+        levels: dict[str, str] = {}
+        for arm in (*reversed(others), first):
+            levels |= arm.levels
+        also = tuple(arm.name for arm in others)
+        yield replace(first, levels=levels, also=also)
+
+
+def _switch(file: Ablation, is_on: Callable[[str], bool], name: str) -> _Draft:
+    settings: Settings = {}
+    for part, component in file.components.items():
+        settings |= component.on if is_on(part) else component.off
+    levels = {part: "on" if is_on(part) else "off" for part in file.components}
+    return _Draft(name, settings, levels)
+
+
+def _leave_one_out(file: Ablation) -> list[_Draft]:
+    """All components, then all but one: n + 1 arms."""
+    arms = [_switch(file, lambda part: True, REFERENCE)]
+    for name in file.components:
+        arms.append(_switch(file, lambda part, out=name: part != out, f"without {name}"))  # type: ignore[misc]
+    return arms
+
+
+def _add_one(file: Ablation) -> list[_Draft]:
+    """No component, then one alone: n + 1 arms."""
+    arms = [_switch(file, lambda part: False, REFERENCE)]
+    for name in file.components:
+        arms.append(_switch(file, lambda part, only=name: part == only, f"with {name}"))  # type: ignore[misc]
+    return arms
+
+
+def _levels(file: Ablation) -> dict[str, dict[str, Settings]]:
+    """The levels of every factor: by name, what they set."""
+    found: dict[str, dict[str, Settings]] = {}
+    for name, levels in file.factors.items():
+        if isinstance(levels, dict):
+            found[name] = levels
+        else:
+            found[name] = {say(value): {name: value} for value in levels}
+    return found
+
+
+def say(value: object) -> str:
+    """A setting's value as it is written in YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _one_at_a_time(file: Ablation) -> list[_Draft]:
+    """The base, then for every factor each of its levels, all else as in the base."""
+    arms = [_Draft(REFERENCE, {})]
+    for factor, levels in _levels(file).items():
+        for level, settings in levels.items():
+            arms.append(_Draft(f"{factor} = {level}", settings, {factor: level}))
+    return arms
+
+
+def _factorial(file: Ablation) -> list[_Draft]:
+    """Every combination of levels; the base is one more arm unless it is among them."""
+    factors = _levels(file)
+    arms = [] if file.reference is not None else [_Draft(REFERENCE, {})]
+    for chosen in itertools.islice(itertools.product(*factors.values()), MAX_ARMS + 1):
+        levels = dict(zip(factors, chosen, strict=True))
+        settings: Settings = {}
+        for factor, level in levels.items():
+            settings |= factors[factor][level]
+        name = ", ".join(f"{factor} = {level}" for factor, level in levels.items())
+        arms.append(_Draft(name, settings, levels))
+    return arms
+
+
+def _list(file: Ablation) -> list[_Draft]:
+    arms = [] if file.reference is not None else [_Draft(REFERENCE, {})]
+    return [*arms, *(_Draft(name, settings) for name, settings in file.arms.items())]
+
+
+DESIGNS: dict[str, Callable[[Ablation], list[_Draft]]] = {
+    "loco": _leave_one_out,
+    "add_one": _add_one,
+    "oat": _one_at_a_time,
+    "factorial": _factorial,
+    "list": _list,
+}
