@@ -67,9 +67,10 @@ class Backbone(Section):
     frozen_layers: int = Field(
         0, ge=0, description="transformer layers that are frozen with all that is below them"
     )
-    layer_mix: bool = Field(
+    layer_mix: Literal[False, True, "concat"] = Field(
         False,
-        description="heads read a learned mixture of layers frozen_layers..L, not the last layer",
+        description="what heads read: the last layer, a learned mixture of layers "
+        "frozen_layers..L (true), or those layers side by side (concat)",
     )
     lora: Lora = Lora()
     precision: Literal["float32", "bfloat16", "float16"] = Field(

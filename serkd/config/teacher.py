@@ -12,7 +12,10 @@ Pooling = Literal["mean", "attention", "attentive_statistics"]
 
 
 class Augment(Section):
-    """Of training waveforms, anew in every epoch; the frozen prefix is then run in every step."""
+    """Of training waveforms, drawn anew in every epoch.
+
+    With noise the frozen prefix is run in every step; speeds alone are few, and stored.
+    """
 
     noise_snr_db: tuple[float, float] | None = Field(
         None, description="white noise at a ratio drawn between these; null = none"
@@ -26,6 +29,13 @@ class Augment(Section):
         """Whether waveforms are changed at all."""
         return self.noise_snr_db is not None or self.speed != (1.0,)
 
+    @property
+    def stored_speeds(self) -> tuple[float, ...]:
+        """The speeds other than 1 whose frames can be stored."""
+        if self.noise_snr_db is not None:
+            return ()
+        return tuple(sorted(set(self.speed) - {1.0}))
+
     @model_validator(mode="after")
     def _in_range(self) -> "Augment":
         problems = []
@@ -33,6 +43,8 @@ class Augment(Section):
             problems.append(f"noise_snr_db must be [low, high], got {list(self.noise_snr_db)}")
         if outside := [factor for factor in self.speed if not 0.5 <= factor <= 2.0]:
             problems.append(f"speed must be 0.5 to 2, got {outside}")
+        if between := [factor for factor in self.speed if round(factor, 3) != factor]:
+            problems.append(f"speed must have at most three decimals, got {between}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -101,7 +113,9 @@ class Stage2(Section):
 
     pooling: Pooling = "attention"
     loss: Literal["am_softmax", "aam_softmax", "cross_entropy"] = Field(
-        "am_softmax", description="margin on the cosine (AM), on the angle (AAM), or none"
+        "am_softmax",
+        description="margin on the cosine (AM), on the angle (AAM), or none; cross_entropy with "
+        "class_weights: balanced is weighted cross-entropy",
     )
     scale: PositiveFloat = Field(15.0, description="s of AM- and AAM-Softmax")
     margin: float = Field(0.2, ge=0.0, lt=1.0, description="m of AM- and AAM-Softmax (radians)")

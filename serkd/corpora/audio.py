@@ -152,3 +152,13 @@ def centre_channel(file: soundfile.SoundFile) -> int | None:
 def crop(waveform: np.ndarray, max_duration_s: float) -> np.ndarray:
     """The first `max_duration_s` seconds of a 16 kHz waveform (T,)."""
     return waveform[: int(max_duration_s * SAMPLE_RATE_HZ)]
+
+
+def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
+    """A 16 kHz waveform (T,) played `factor` times as fast, (about T / factor,) float32.
+
+    Tempo and pitch change together, as with a tape (Ko et al., Interspeech 2015, section 2.3).
+    """
+    if factor == 1.0:
+        return waveform
+    return soxr.resample(waveform, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ, quality="HQ")

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow.parquet as pq
 
-from serkd.corpora.audio import crop, read_audio
+from serkd.corpora.audio import change_speed, crop, read_audio
 from serkd.corpora.manifest import Utterance
 from serkd.errors import InputError
 from serkd.features.quarantine import BadFile
@@ -60,10 +60,11 @@ def read_waveform(utterance: Utterance, max_duration_s: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AudioPart:
-    """Waveforms of some utterances."""
+    """Waveforms of some utterances, played `speed` times as fast."""
 
     utterances: tuple[Utterance, ...]
     max_duration_s: float
+    speed: float = 1.0
 
     @property
     def num_utterances(self) -> int:
@@ -80,7 +81,9 @@ class AudioPart:
         for utterance in self.utterances:
             try:
                 waveform = read_waveform(utterance, self.max_duration_s)
-                loaded.rows.append((utterance.utt_id, waveform))
+                # what a lower speed makes longer is cut: no backbone is given more
+                changed = crop(change_speed(waveform, self.speed), self.max_duration_s)
+                loaded.rows.append((utterance.utt_id, changed))
             except InputError as error:
                 loaded.bad.append(BadFile(utterance.utt_id, utterance.path, str(error)))
         return loaded
@@ -107,7 +110,9 @@ class FramePart:
         return Loaded(list(read_part(self.path, self.column)))
 
 
-def split_audio(utterances: Sequence[Utterance], max_duration_s: float) -> list[Part]:
+def split_audio(
+    utterances: Sequence[Utterance], max_duration_s: float, speed: float = 1.0
+) -> list[Part]:
     """Parts of bounded length, in the order of the utterances; depends on nothing else."""
     parts: list[Part] = []
     current: list[Utterance] = []
@@ -116,11 +121,11 @@ def split_audio(utterances: Sequence[Utterance], max_duration_s: float) -> list[
         if current and (
             samples + utterance.num_samples > _PART_SAMPLES or len(current) == _MAX_PART_UTTERANCES
         ):
-            parts.append(AudioPart(tuple(current), max_duration_s))
+            parts.append(AudioPart(tuple(current), max_duration_s, speed))
             current, samples = [], 0
         current.append(utterance)
         samples += utterance.num_samples
-    return [*parts, AudioPart(tuple(current), max_duration_s)] if current else parts
+    return [*parts, AudioPart(tuple(current), max_duration_s, speed)] if current else parts
 
 
 def split_frames(folder: Path, column: str) -> list[Part]:

@@ -11,19 +11,26 @@ from serkd.models.heads import POOLINGS, CosineClassifier, LayerMix, Standardise
 
 
 class OnSuffix(nn.Module):
-    """What the three models share: a suffix, and one sequence of frames that heads read of it."""
+    """What the three models share: a suffix, and one sequence of frames that heads read of it.
 
-    def __init__(self, suffix: Suffix, layer_mix: bool) -> None:
+    `frame_dim` is the width of those frames: D, or with "concat" that of all layers n..L together.
+    """
+
+    def __init__(self, suffix: Suffix, dim: int, layer_mix: bool | str) -> None:
         super().__init__()
-        self.suffix = suffix
-        self.mix = LayerMix(len(suffix.body.layers) + 1) if layer_mix else None
+        self.suffix, self.layer_mix = suffix, layer_mix
+        num_layers = len(suffix.body.layers) + 1
+        self.mix = LayerMix(num_layers) if layer_mix is True else None
+        self.frame_dim = dim * num_layers if layer_mix == "concat" else dim
 
     def frames(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Layer n (B, F, D) to the last layer, or the learned mixture of layers n..L, (B, F, D).
+        """Layer n (B, F, D) to the last layer, or layers n..L mixed or joined, (B, F, frame_dim).
 
         Of the input's precision, also under autocast: poolings add up hundreds of frames.
         """
         states = self.suffix(hidden, mask)
+        if self.layer_mix == "concat":
+            return torch.cat([state.to(hidden.dtype) for state in states], dim=-1)
         return states[-1].to(hidden.dtype) if self.mix is None else self.mix(states)
 
 
@@ -31,10 +38,16 @@ class MultiTaskExtractor(OnSuffix):
     """Emotion and gender from one pooled embedding; its hidden states are clustered."""
 
     def __init__(
-        self, suffix: Suffix, dim: int, num_classes: int, pooling: str, *, layer_mix: bool = False
+        self,
+        suffix: Suffix,
+        dim: int,
+        num_classes: int,
+        pooling: str,
+        *,
+        layer_mix: bool | str = False,
     ) -> None:
-        super().__init__(suffix, layer_mix)
-        self.pooling = POOLINGS[pooling](dim)
+        super().__init__(suffix, dim, layer_mix)
+        self.pooling = POOLINGS[pooling](self.frame_dim)
         self.standardise = Standardise(self.pooling.out_dim)
         self.emotion = nn.Linear(self.pooling.out_dim, num_classes)
         self.gender = nn.Linear(self.pooling.out_dim, 2)
@@ -65,11 +78,11 @@ class UnitTeacher(OnSuffix):
     """Stage 1: one head per scale predicts each frame's unit."""
 
     def __init__(
-        self, suffix: Suffix, dim: int, num_units: Sequence[int], *, layer_mix: bool = False
+        self, suffix: Suffix, dim: int, num_units: Sequence[int], *, layer_mix: bool | str = False
     ) -> None:
-        super().__init__(suffix, layer_mix)
+        super().__init__(suffix, dim, layer_mix)
         self.span_mask = SpanMask(dim)
-        self.heads = nn.ModuleList(unit_head(dim, count) for count in num_units)
+        self.heads = nn.ModuleList(unit_head(self.frame_dim, count) for count in num_units)
 
     def forward(self, hidden: Tensor, mask: Tensor, masked: Tensor | None) -> list[Tensor]:
         """Layer n (B, F, D) to unit logits (B, F, K_s) for each scale."""
@@ -83,7 +96,7 @@ class UnitTeacher(OnSuffix):
 class TeacherOutput:
     """`logits` (B, C), what a student learns from, and the standardised `embedding` (B, E).
 
-    `frames` (B, F, D) are what was pooled.
+    `frames` (B, F, frame_dim) are what was pooled.
     """
 
     logits: Tensor
@@ -106,11 +119,11 @@ class EmotionTeacher(OnSuffix):
         pooling: str,
         dropout: float,
         scale: float | None,
-        layer_mix: bool = False,
+        layer_mix: bool | str = False,
     ) -> None:
-        super().__init__(suffix, layer_mix)
+        super().__init__(suffix, dim, layer_mix)
         self.span_mask = SpanMask(dim)
-        self.pooling = POOLINGS[pooling](dim)
+        self.pooling = POOLINGS[pooling](self.frame_dim)
         width = self.pooling.out_dim
         self.standardise = Standardise(width)
         self.dropout = nn.Dropout(dropout)

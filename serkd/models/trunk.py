@@ -11,6 +11,7 @@ from serkd.features.backbone import Backbone, Suffix
 from serkd.models.adapters import add_adapters, merge_adapters
 
 Precision = Literal["float32", "bfloat16", "float16"]
+LayerMix = Literal[False, True, "concat"]
 
 _NO_LORA = config.Lora()
 
@@ -19,14 +20,15 @@ _NO_LORA = config.Lora()
 class Trunk:
     """A recipe of the trained part of a backbone; cheap to make and to send.
 
-    `layer_mix`: heads read a learned mixture of the suffix's layers. `lora`: adapters instead of
+    `layer_mix`: heads read a learned mixture of the suffix's layers, or all of them side by side,
+    not the last one. `lora`: adapters instead of
     the weights themselves. `precision` is that of a training step's matrix products. The last two
     are for speed and memory and change no result.
     """
 
     backbone: Backbone
     frozen_layers: int
-    layer_mix: bool = False
+    layer_mix: LayerMix = False
     lora: config.Lora = _NO_LORA
     precision: Precision = "float32"
     checkpoint_layers: bool = False

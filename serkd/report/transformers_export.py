@@ -81,7 +81,7 @@ class TransformersExport:
         return SerkdConfig(
             encoder_config=shape,
             frozen_layers=self.trunk.frozen_layers,
-            layer_mix=self.teacher.mix is not None,
+            layer_mix=self.teacher.layer_mix,
             pooling=next(name for name, kind in POOLINGS.items() if type(pooling) is kind),
             scale=self.teacher.scale,
             id2label=dict(enumerate(self.class_names)),

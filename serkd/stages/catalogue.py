@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from serkd.config import Experiment
+from serkd.config import Augment, Experiment
 from serkd.stages.context import Ref, Stage, alone
-from serkd.stages.frames import run_features, run_hidden, run_logmel
+from serkd.stages.frames import SPEED_STEPS, run_features, run_hidden, run_logmel, run_speeds
 from serkd.stages.inner import run_teacher_inner_outputs
 from serkd.stages.models import (
     STARTS,
@@ -29,6 +29,12 @@ MODELS = {"teacher": TEACHER_OUTPUTS, "student": STUDENT}  # what has results, b
 def find_prefix(experiment: Experiment) -> Ref:
     """The features that models are trained on: the frozen prefix's output."""
     return Ref("features", (experiment.backbone.frozen_layers,))
+
+
+def _speeds(experiment: Experiment, augment: Augment) -> list[Ref]:
+    """The same of the speeds that training draws from."""
+    layer = experiment.backbone.frozen_layers
+    return [Ref("speeds", (round(speed * SPEED_STEPS), layer)) for speed in augment.stored_speeds]
 
 
 def list_scales(experiment: Experiment) -> list[tuple[int, int]]:
@@ -112,6 +118,15 @@ STAGES: dict[str, Stage] = {
         reads_audio=True,
         reads_backbone=True,
     ),
+    "speeds": Stage(
+        version=1,
+        uses=(_CUT,),
+        inputs=lambda e, r: [],
+        fits="none",
+        run=run_speeds,
+        reads_audio=True,
+        reads_backbone=True,
+    ),
     "logmel": Stage(
         version=1,
         uses=(_CUT, "student.logmel"),
@@ -123,7 +138,7 @@ STAGES: dict[str, Stage] = {
     "extractor": Stage(
         version=2,
         uses=(*_TRAINED, _CUT, "extractor", f"{_GENDER}.has_task", "seed"),
-        inputs=lambda e, r: [find_prefix(e)],
+        inputs=lambda e, r: [find_prefix(e), *_speeds(e, e.extractor.augment)],
         fits="train+dev",
         run=alone(run_extractor),
         reads_backbone=True,
@@ -171,7 +186,12 @@ STAGES: dict[str, Stage] = {
     "teacher": Stage(
         version=2,
         uses=(*_TRAINED, _CUT, "teacher.start", "teacher.stage2", "seed"),
-        inputs=lambda e, r: [find_prefix(e), *_start(e), *_kept_units(e)],
+        inputs=lambda e, r: [
+            find_prefix(e),
+            *_speeds(e, e.teacher.stage2.augment),
+            *_start(e),
+            *_kept_units(e),
+        ],
         fits="train+dev",
         run=alone(run_teacher),
         reads_backbone=True,

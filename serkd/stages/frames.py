@@ -13,6 +13,8 @@ from serkd.features.parts import Part, split_audio, split_frames
 from serkd.stages.context import Context
 from serkd.train.checkpoint import take_part
 
+SPEED_STEPS = 1_000  # a speed of 1, as a stage counts it
+
 
 def prefix_column(context: Context) -> str:
     return f"layer_{context.config('backbone.frozen_layers')}"
@@ -41,16 +43,21 @@ def extract(
     )
 
 
-def _audio_parts(context: Context) -> list[Part]:
+def _audio_parts(context: Context, speed: float = 1.0) -> list[Part]:
     utterances = context.fold.manifest.utterances
-    return split_audio(utterances, context.config("corpus.max_duration_s"))
+    return split_audio(utterances, context.config("corpus.max_duration_s"), speed)
 
 
-def run_features(contexts: Sequence[Context]) -> None:
+def run_features(contexts: Sequence[Context], speed: float = 1.0) -> None:
     """Layers of the pre-trained backbone for every utterance, from one pass."""
     layers, context = list_layers(contexts), contexts[0]
     encoder = PrefixEncoder(context.backbone, max(layers), context.compute.actor_device, layers)
-    extract(contexts, _audio_parts(context), encoder, [f"layer_{n}" for n in layers])
+    extract(contexts, _audio_parts(context, speed), encoder, [f"layer_{n}" for n in layers])
+
+
+def run_speeds(contexts: Sequence[Context]) -> None:
+    """The same layers of the same utterances, played faster or slower."""
+    run_features(contexts, contexts[0].ref.scale[0] / SPEED_STEPS)
 
 
 def run_logmel(context: Context) -> None:
@@ -71,7 +78,7 @@ def run_hidden(contexts: Sequence[Context]) -> None:
 
 
 def list_layers(contexts: Sequence[Context]) -> tuple[int, ...]:
-    return tuple(context.ref.scale[0] for context in contexts)
+    return tuple(context.ref.scale[-1] for context in contexts)
 
 
 def read_part(path: Path, name: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from serkd.gender import num_units
 from serkd.models.student import build_student, count_parameters
 from serkd.models.trunk import Trunk
 from serkd.stages.context import Context, Ref
-from serkd.stages.frames import prefix_column, read_part, write_json
+from serkd.stages.frames import SPEED_STEPS, prefix_column, read_part, write_json
 from serkd.train.data import FoldData
 from serkd.train.launch import train
 from serkd.train.loop import Trained
@@ -40,9 +40,14 @@ def fold_data(context: Context, stage: str, column: str) -> FoldData:
 
 
 def _heard_data(context: Context) -> FoldData:
-    """Of stages that may change the audio and run the frozen prefix on it."""
+    """Of stages that may change the audio: run the frozen prefix on it, or read what is stored."""
     data = fold_data(context, "features", prefix_column(context))
-    return replace(data, max_duration_s=context.config("corpus.max_duration_s"))
+    speeds = {
+        ref.scale[0] / SPEED_STEPS: artifact.folder
+        for ref, artifact in context.inputs.items()
+        if ref.stage == "speeds"
+    }
+    return replace(data, max_duration_s=context.config("corpus.max_duration_s"), speeds=speeds)
 
 
 def build_plain_trunk(context: Context) -> Trunk:

@@ -1,10 +1,13 @@
 """Waveforms made noisier, faster or slower; an utterance's numbers are drawn for it alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
-import soxr
 
 from serkd import config
-from serkd.corpora.audio import SAMPLE_RATE_HZ, crop
+from serkd.corpora.audio import change_speed, crop
+
+_STREAM = 0x617567  # apart from what else is drawn from (seed, epoch, number)
 
 
 def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
@@ -17,14 +20,14 @@ def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator) -> 
     return waveform + np.float32(np.sqrt(power * 10 ** (-snr_db / 10))) * noise
 
 
-def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """A waveform (T,) played `factor` times as fast, (about T / factor,) float32.
+def draw_speed(speeds: Sequence[float], rng: np.random.Generator) -> float:
+    """One of the factors, all as likely; the first number that is drawn for an utterance."""
+    return float(rng.choice(speeds))
 
-    Tempo and pitch change together, as with a tape (Ko et al., Interspeech 2015, section 2.3).
-    """
-    if factor == 1.0:
-        return waveform
-    return soxr.resample(waveform, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ, quality="HQ")
+
+def audio_seed(seed: int, epoch: int, utterance: int) -> tuple[int, ...]:
+    """Of what is random about the audio of an utterance in an epoch."""
+    return seed, epoch, utterance, _STREAM
 
 
 def augment(
@@ -35,7 +38,7 @@ def augment(
     What a lower speed makes longer than `max_duration_s` is cut to it: no backbone is given more.
     """
     rng = np.random.default_rng(seed)
-    changed = change_speed(waveform, float(rng.choice(settings.speed)))
+    changed = change_speed(waveform, draw_speed(settings.speed, rng))
     changed = crop(changed, max_duration_s)
     if settings.noise_snr_db is None:
         return changed

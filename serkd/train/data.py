@@ -1,6 +1,7 @@
 """The training and dev utterances of one fold, with frames: what every task is given."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class FoldData:
     """Reads a column of stored frames; `manifest` has no test labels.
 
     Training utterances come first, dev utterances after them. `max_duration_s` is for those who
-    read audio: frames are of no more of an utterance.
+    read audio: frames are of no more of an utterance. `speeds` are the folders of the same frames
+    of audio at other speeds.
     """
 
     manifest: Manifest
@@ -34,6 +36,7 @@ class FoldData:
     column: str
     train: config.Train = _HERE
     max_duration_s: float = _WHOLE.max_duration_s
+    speeds: Mapping[float, Path] = field(default_factory=dict)
 
     @property
     def utt_ids(self) -> tuple[str, ...]:
@@ -72,7 +75,19 @@ class FoldData:
 
         Every worker may need any of them, and has its share of `train.cache_gb`.
         """
-        return open_source(self._stored, self.train.cache_gb / self.train.num_workers)
+        return open_source(self._stored, self._cache_gb)
+
+    def sources_at_speeds(self) -> dict[float, Source]:
+        """The training utterances at each of `speeds`."""
+        stored = {
+            speed: find_frames(folder, self.column, self.train_ids)
+            for speed, folder in self.speeds.items()
+        }
+        return {speed: open_source(one, self._cache_gb) for speed, one in stored.items()}
+
+    @property
+    def _cache_gb(self) -> float:
+        return self.train.cache_gb / self.train.num_workers / (1 + len(self.speeds))
 
     @property
     def train_lengths(self) -> np.ndarray:

@@ -13,8 +13,8 @@ from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor
 from serkd.models.trunk import Trunk
 from serkd.train.data import FoldData
 from serkd.train.outputs import Forward, predict
+from serkd.train.speeds import change_training
 from serkd.train.task import Task, seed_torch
-from serkd.train.waveforms import hear_training
 
 
 class SuffixTask(Task):
@@ -37,7 +37,7 @@ class SuffixTask(Task):
         self.trunk, self.precision = trunk, trunk.precision
         self.source, self.max_frames = data.source, data.train.max_frames
         if augment is not None and augment.is_on:
-            self.source = hear_training(data, trunk, augment, seed, str(self.device))
+            self.source = change_training(data, trunk, augment, seed, str(self.device))
         self.suffix = trunk.build_suffix(start)
         speed_up_training(self.suffix, self.device)
         seed_torch(seed)

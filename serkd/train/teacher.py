@@ -154,7 +154,7 @@ class EmotionTask(SuffixTask):
             self.class_weights = balance_classes(data).to(self.device)
         self.units: UnitRegulariser | None = None
         if kept is not None:  # after the model, whose random start must not depend on it
-            self.units = UnitRegulariser(kept, trunk.dim, data, settings.unit_weight)
+            self.units = UnitRegulariser(kept, self.model.frame_dim, data, settings.unit_weight)
             self.units.heads.to(self.device)
 
     def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:

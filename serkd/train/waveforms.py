@@ -13,14 +13,13 @@ from serkd.features.encoders import EncoderSpec, PrefixEncoder
 from serkd.features.parts import read_waveform
 from serkd.features.store import stack_frames
 from serkd.models.trunk import Trunk
-from serkd.train.augment import augment
+from serkd.train.augment import audio_seed, augment
 from serkd.train.batches import pad_frames
 from serkd.train.data import FoldData
 from serkd.train.source import Padded, Source
 
 _THREADS = 4  # that decode and change audio while the loop computes
 _AHEAD = 8  # batches
-_STREAM = 0x617567  # apart from what else is drawn from (seed, epoch, number)
 
 
 class WaveformSource:
@@ -78,7 +77,7 @@ class WaveformSource:
     def _waveforms(self, index: np.ndarray, epoch: int) -> list[np.ndarray]:
         """In a thread of its own."""
         limit = self.audio.max_duration_s
-        seeds = [(self.seed, epoch, int(i), _STREAM) for i in index]
+        seeds = [audio_seed(self.seed, epoch, int(i)) for i in index]
         return [augment(self.audio[seed[2]], self.settings, limit, seed) for seed in seeds]
 
     def _pad(self, waveforms: Sequence[np.ndarray]) -> Padded:

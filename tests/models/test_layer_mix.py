@@ -11,18 +11,18 @@ from serkd.features.backbone import Backbone, Suffix, find_backbone
 from serkd.models.heads import LayerMix
 from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor, OnSuffix, UnitTeacher
 
-Build = Callable[[Suffix, bool], OnSuffix]
+Build = Callable[[Suffix, bool | str], OnSuffix]
 
 
-def _extractor(suffix: Suffix, layer_mix: bool) -> OnSuffix:
+def _extractor(suffix: Suffix, layer_mix: bool | str) -> OnSuffix:
     return MultiTaskExtractor(suffix, 64, 4, "attention", layer_mix=layer_mix)
 
 
-def _units(suffix: Suffix, layer_mix: bool) -> OnSuffix:
+def _units(suffix: Suffix, layer_mix: bool | str) -> OnSuffix:
     return UnitTeacher(suffix, 64, [4, 8], layer_mix=layer_mix)
 
 
-def _teacher(suffix: Suffix, layer_mix: bool) -> OnSuffix:
+def _teacher(suffix: Suffix, layer_mix: bool | str) -> OnSuffix:
     return EmotionTeacher(
         suffix, 64, 4, pooling="mean", dropout=0.0, scale=15.0, layer_mix=layer_mix
     )
@@ -74,6 +74,27 @@ def test_models_read_the_layers_that_the_suffix_has(
         assert mixed.mix is not None
         mixed.mix.scores[-1] = 100.0
         torch.testing.assert_close(mixed.frames(*batch), states[-1], rtol=1e-5, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_joined_layers_are_side_by_side_and_padding_does_not_reach_what_is_said(
+    backbone: Backbone, build: Build, frozen: int
+) -> None:
+    suffix = Suffix(backbone, frozen).eval()
+    joined = build(suffix, "concat").eval()
+    hidden, mask = _batch()
+    with torch.no_grad():
+        states = suffix(hidden, mask)
+        assert torch.equal(joined.frames(hidden, mask), torch.cat(states, dim=-1))
+        assert joined.frame_dim == 64 * len(states)
+        garbage = torch.where(mask[..., None], hidden, 100.0)
+        for ours, clean in zip(
+            _outputs(joined, garbage, mask), _outputs(joined, hidden, mask), strict=True
+        ):
+            if ours.ndim == 3:  # of frames: those behind the end mean nothing
+                ours, clean = ours[mask], clean[mask]
+            torch.testing.assert_close(ours, clean, rtol=1e-5, atol=1e-5)
 
 
 @every_model

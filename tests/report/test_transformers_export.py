@@ -24,7 +24,7 @@ from serkd.corpora.audio import read_audio
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone, Prefix, find_backbone, load_encoder
 from serkd.models.teacher import EmotionTeacher
-from serkd.models.trunk import Trunk
+from serkd.models.trunk import LayerMix, Trunk
 from serkd.report.export import export_teacher
 from serkd.report.model_card import write_card
 from serkd.report.results import read_run
@@ -37,7 +37,8 @@ TOLERANCE = 1e-4  # of a logit
 CLASSES = ("zeal", "awe", "mirth", "calm")  # in no alphabetical order
 WAVEFORMS = [make_waveform(size, seed=size) for size in (9_000, 16_000, 12_345)]
 # pooling, loss and mixture with each number of frozen layers
-HEADS: dict[int, tuple[str, str, bool]] = {
+HEADS: dict[int, tuple[str, str, LayerMix]] = {
+    1: ("attentive_statistics", "am_softmax", "concat"),
     0: ("attention", "cross_entropy", False),
     2: ("attentive_statistics", "am_softmax", True),
     3: ("mean", "aam_softmax", False),

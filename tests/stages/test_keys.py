@@ -54,11 +54,13 @@ SPECIAL: dict[str, object] = {
 TAKEN = set(STAGES) - {"random_teacher"}  # which stands for the trained one in a control
 # stages that a leaf moves to another layer, or makes unnecessary
 ELSEWHERE = {
-    "backbone.frozen_layers": {"features"},
-    "units.source": {"extractor", "hidden"},
+    "backbone.frozen_layers": {"features", "speeds"},
+    "extractor.augment.speed": {"speeds"},
+    "extractor.augment.noise_snr_db": {"speeds"},
+    "units.source": {"extractor", "hidden", "speeds"},
     "teacher.start": {"hidden", "centroids", "units", "teacher_units"},
     "distill.teacher": {
-        *("extractor", "hidden", "centroids", "units", "teacher_units", "teacher"),
+        *("speeds", "extractor", "hidden", "centroids", "units", "teacher_units", "teacher"),
     },
     "teacher.inner_folds": {"teacher_inner_outputs"},
     "curriculum.pacing": {"teacher_inner_outputs"},
@@ -68,6 +70,7 @@ ELSEWHERE = {
 }
 # so that every stage takes part
 WHOLE: dict[str, object] = {
+    "extractor.augment.speed": [1.0, 1.2],
     "teacher.inner_folds": 2,
     "curriculum.pacing": "linear",
     "meta.order": "second",
@@ -250,7 +253,7 @@ def test_without_distillation_the_student_does_not_depend_on_the_teacher(
     assert plain.key(STUDENT) == other.key(STUDENT)
 
 
-UNFITTED = {"features", "logmel"}
+UNFITTED = {"features", "speeds", "logmel"}
 
 
 def _changed_stages(before: Graph, after: Graph) -> set[str]:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serkd import config
-from serkd.train.augment import add_noise, augment, change_speed
+from serkd.corpora.audio import change_speed
+from serkd.train.augment import add_noise, augment
 
 RATE = 16_000
 

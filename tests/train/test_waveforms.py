@@ -190,7 +190,7 @@ def test_a_task_trains_on_changed_audio_and_is_judged_and_scaled_by_stored_frame
 def test_a_file_that_a_worker_cannot_read_is_named_to_the_user(
     stored: Fixture, ray_cluster: None, tmp_path: Path
 ) -> None:
-    build = stored.build_task("teacher", {"teacher.stage2.augment": {"speed": [0.9, 1.1]}})
+    build = stored.build_task("teacher", {"teacher.stage2.augment": {"noise_snr_db": [5, 15]}})
     assert isinstance(build, partial)
     data, *others = build.args
     one = data.manifest.by_id[data.train_ids[0]]

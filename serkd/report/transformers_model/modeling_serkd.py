@@ -27,7 +27,8 @@ class SerkdConfig(PreTrainedConfig):
     """`encoder_config` is the encoder's own; the rest says what stands on it.
 
     `scale` times cosines are the logits; None = a linear layer. `layer_mix`: the pooling reads a
-    learned mixture of layers `frozen_layers`..L instead of the last layer.
+    learned mixture of layers `frozen_layers`..L (true), or those side by side ("concat"), instead
+    of the last layer.
     """
 
     model_type = "serkd"
@@ -36,7 +37,7 @@ class SerkdConfig(PreTrainedConfig):
         self,
         encoder_config: dict[str, Any] | None = None,
         frozen_layers: int = 0,
-        layer_mix: bool = False,
+        layer_mix: bool | str = False,
         pooling: str = "mean",
         scale: float | None = None,
         **kwargs: Any,  # noqa: ANN401
@@ -110,8 +111,9 @@ class SerkdForAudioClassification(PreTrainedModel):
         self.encoder = WhisperEncoder(inner) if self.is_whisper else AutoModel.from_config(inner)
         layers = (self.encoder if self.is_whisper else self.encoder.encoder).layers
         trained = layers[config.frozen_layers :]
-        self.mix = LayerMix(len(trained) + 1) if config.layer_mix else None
-        self.pooling = Pooling(config.pooling, inner.hidden_size)
+        self.mix = LayerMix(len(trained) + 1) if config.layer_mix is True else None
+        num_read = len(trained) + 1 if config.layer_mix == "concat" else 1
+        self.pooling = Pooling(config.pooling, num_read * inner.hidden_size)
         width = self.pooling.out_dim
         self.standardise = Standardise(width)
         self.classifier = nn.Linear(width, config.num_labels, bias=config.scale is None)
@@ -164,6 +166,8 @@ class SerkdForAudioClassification(PreTrainedModel):
         below, self._states = self._states, []
         if not below:
             last = as_stored(last)
+        if self.config.layer_mix == "concat":
+            return torch.cat([*below, last], dim=-1)
         return last if self.mix is None else self.mix([*below, last])
 
     def _run_whisper(self, logmel: Tensor) -> Tensor:
