@@ -133,8 +133,8 @@ class Curriculum(Section):
     temperature_start: PositiveFloat = Field(
         1.0, le=100.0, description="lower bound of a learned temperature"
     )
-    temperature_range: PositiveFloat = Field(
-        10.0, le=100.0, description="upper bound - lower bound"
+    temperature_range: float = Field(
+        10.0, ge=0.01, le=100.0, description="upper bound - lower bound"
     )
     temperature_lr: PositiveFloat = Field(0.05, description="peak learning rate of temperatures")
     temperature_full_at: float = Field(
@@ -189,7 +189,9 @@ class Meta(Section):
     teacher_lr: PositiveFloat = Field(
         1e-4, description="of the teacher's Adam; layers need a lower one than a head, about 1e-5"
     )
-    every_steps: PositiveInt = Field(1, description="student's steps for each of the teacher's")
+    every_steps: PositiveInt = Field(
+        1, description="student's steps for each of the teacher's, over all epochs"
+    )
 
     @property
     def has_live_layers(self) -> bool:

@@ -228,7 +228,7 @@ STAGES: dict[str, Stage] = {
         run=alone(run_teacher_inner_outputs),
     ),
     "student": Stage(
-        version=2,
+        version=3,
         uses=("student", "distill", "curriculum", "meta", "seed"),
         inputs=lambda e, r: _read_by_student(e),
         fits="train+dev",

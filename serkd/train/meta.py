@@ -1,7 +1,7 @@
 """The lesson: a teacher learns from what a pilot student, taught by it, does on a quiz."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from serkd import config
 from serkd.distill.meta import HYPERGRADIENTS, Parameters, QuizLoss, compute_norm
 from serkd.distill.quiz import choose_quiz
+from serkd.train.checkpoint import join_parts, take_part
 from serkd.train.data import FoldData
 from serkd.train.moving import MovingTeacher, Says
 from serkd.train.stored_teacher import StoredTeacher
@@ -41,7 +42,7 @@ class Lesson:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.data, self.settings = data, settings
+        self.data, self.settings, self.num_steps = data, settings, 0
         self.teacher: MovingTeacher = teacher.build(
             data.utt_ids, settings.teacher_lr, device, data.train
         )
@@ -49,9 +50,22 @@ class Lesson:
         self.quiz = choose_quiz(speakers, data.train_labels, settings.quiz_share, seed)
         self.start_dev_uar = self._dev_uar(teacher.outputs.select(data.dev_ids).logits)
 
-    def is_due(self, step: Step) -> bool:
-        """Whether the teacher learns before this step of the student."""
-        return step.number % self.settings.every_steps == 0
+    def count_step(self) -> bool:
+        """Count a step of the student, over all epochs; whether the teacher learns before it."""
+        is_due = self.num_steps % self.settings.every_steps == 0
+        self.num_steps += 1
+        return is_due
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs."""
+        return join_parts(
+            moving=self.teacher.state(), counted={"steps": torch.tensor(self.num_steps)}
+        )
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`."""
+        self.teacher.load_state(take_part(tensors, "moving"))
+        self.num_steps = int(take_part(tensors, "counted")["steps"])
 
     def draw_quiz(self, count: int, step: Step) -> np.ndarray:
         """Random utterances of the quiz, (count,), whatever else is random."""

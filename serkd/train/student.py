@@ -112,13 +112,13 @@ class StudentTask(Task):
         return self.guidance.rate_factors(progress)
 
     def extra_state(self) -> dict[str, Tensor]:
-        teacher = {} if self.lesson is None else self.lesson.teacher.state()
-        return join_parts(guidance=self.guidance.state_dict(), teacher=teacher)
+        lesson = {} if self.lesson is None else self.lesson.state()
+        return join_parts(guidance=self.guidance.state_dict(), lesson=lesson)
 
     def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
         self.guidance.load_state_dict(take_part(tensors, "guidance"))
         if self.lesson is not None:
-            self.lesson.teacher.load_state(take_part(tensors, "teacher"))
+            self.lesson.load_state(take_part(tensors, "lesson"))
 
     def counts(self, index: np.ndarray, step: Step) -> dict[str, float]:
         views = self.distill.supcon_views
@@ -199,7 +199,7 @@ class StudentTask(Task):
 
     def before_step(self, index: np.ndarray, step: Step) -> dict[str, float]:
         scalars = self.guidance.scalars(step.progress)
-        if self.lesson is None or not self.lesson.is_due(step):
+        if self.lesson is None or not self.lesson.count_step():
             return scalars
         return {**scalars, **self._teach_teacher(self.lesson, index, step)}
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from serkd.config import Curriculum, Distill
@@ -116,3 +117,23 @@ def test_weighing_a_gradient_does_not_change_the_value() -> None:
     assert torch.equal(weighed, value)
     (gradient,) = torch.autograd.grad((weighed * torch.arange(4.0)).sum(), value)
     torch.testing.assert_close(gradient, -0.5 * torch.arange(4.0))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 4.0, 100.0])
+@pytest.mark.parametrize("start", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("width", [0.01, 10.0, 100.0])
+def test_any_bounds_that_a_recipe_may_have_begin_within_them(
+    temperature: float, start: float, width: float
+) -> None:
+    """The least range is one that float32 can tell from its ends."""
+    settings = Curriculum(
+        temperature_curriculum="global", temperature_start=start, temperature_range=width
+    )
+    first = compute_first_temperature(Distill(temperature=temperature), settings)
+    module = build_temperature(settings, first, 4)
+    assert module is not None
+    found = float(module(torch.zeros(1, 4), torch.zeros(1, 4), 0.0))
+    assert found == pytest.approx(first, rel=1e-5)
+    assert start < found < start + width
+    with pytest.raises(ValidationError):
+        Curriculum(temperature_range=1e-9)

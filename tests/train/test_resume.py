@@ -70,7 +70,7 @@ RANDOM: dict[str, dict[str, Any]] = {
         "meta.trains": "last_n",
         "meta.teacher_lr": 0.01,
         "meta.rho": 0.5,
-        "meta.every_steps": 2,
+        "meta.every_steps": 3,  # an epoch has two steps
     },
 }
 
