@@ -132,7 +132,7 @@ def test_any_bounds_that_a_recipe_may_have_begin_within_them(
     first = compute_first_temperature(Distill(temperature=temperature), settings)
     module = build_temperature(settings, first, 4)
     assert module is not None
-    found = float(module(torch.zeros(1, 4), torch.zeros(1, 4), 0.0))
+    found = module(torch.zeros(1, 4), torch.zeros(1, 4), 0.0).item()
     assert found == pytest.approx(first, rel=1e-5)
     assert start < found < start + width
     with pytest.raises(ValidationError):
