@@ -11,6 +11,7 @@ from serkd.cli.ablate import ablate, report, reproduce
 from serkd.cli.compare import compare
 from serkd.cli.curriculum import curriculum
 from serkd.cli.export import export
+from serkd.cli.plan import plan
 from serkd.cli.prepare import prepare
 from serkd.errors import InputError
 
@@ -28,6 +29,7 @@ app.command()(ablate)
 app.command()(report)
 app.command()(reproduce)
 app.command()(compare)
+app.command()(plan)
 app.command()(work.quickstart)
 app.command()(export)
 app.command()(data.doctor)

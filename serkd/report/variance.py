@@ -52,14 +52,26 @@ def detection_power(
 
     `fold_sd` and `seed_sd` are of *differences* between two arms: over folds, and over seeds within
     a fold (averaged over `num_seeds`). `ratio` = n_test / n_train. The statistic is noncentral t
-    with `num_folds` - 1 degrees of freedom (Johnson, Kotz & Balakrishnan 1995, ch. 31).
+    with `num_folds` - 1 degrees of freedom (Johnson, Kotz & Balakrishnan 1995, ch. 31);
+    scipy's has no value for one degree of freedom and a large shift.
     """
     freedom = num_folds - 1
     spread = math.sqrt(fold_sd**2 + seed_sd**2 / num_seeds)
     shift = difference / (spread * math.sqrt(1 / num_folds + ratio))
     critical = stats.t.ppf(1 - alpha / 2, freedom)
+
     above, below = stats.nct.sf(critical, freedom, shift), stats.nct.cdf(-critical, freedom, shift)
-    return float(above + below)
+    if math.isfinite(above) and math.isfinite(below):
+        return float(above + below)
+    return _integrate_power(shift, critical, freedom)
+
+
+def _integrate_power(shift: float, critical: float, freedom: int) -> float:
+    """The same as an integral over the standard deviation that is estimated, to about 1e-6."""
+    nodes, weights = np.polynomial.legendre.leggauss(1_000)
+    bars = critical * np.sqrt(stats.chi2.ppf((nodes + 1) / 2, freedom) / freedom)
+    found = stats.norm.sf(bars - shift) + stats.norm.cdf(-bars - shift)
+    return float(weights @ found) / 2
 
 
 def smallest_detectable(

@@ -68,10 +68,21 @@ class Legality:
     def __init__(self, builder: Builder, constraints: Constraints) -> None:
         self.builder, self.constraints = builder, constraints
 
+    def build(self, params: Mapping[str, Any]) -> Experiment:
+        """The experiment of a legal trial.
+
+        Raises:
+            InputError: its values do not go together, or it breaks a constraint.
+        """
+        experiment = self.builder.build(params)
+        if (broken := self.constraints.find_broken(experiment)) is not None:
+            raise InputError(broken)
+        return experiment
+
     def find_problem(self, params: Mapping[str, Any]) -> str | None:
         """Why a trial must not run; None = it may."""
         try:
-            experiment = self.builder.build(params)
+            self.build(params)
         except InputError as error:
             return str(error)
-        return self.constraints.find_broken(experiment)
+        return None

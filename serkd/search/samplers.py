@@ -1,5 +1,6 @@
 """Optuna's samplers by the names of a search space."""
 
+import random
 from collections.abc import Callable
 
 import optuna
@@ -12,6 +13,8 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+
+from serkd.search.space import Space
 
 _STARTUP_TRIALS = 5
 
@@ -38,3 +41,14 @@ def build_sampler(name: str, seed: int) -> BaseSampler:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return SAMPLERS[name](seed)
+
+
+def seed_proposal(space: Space, number: int, attempt: int) -> int:
+    """The seed of the sampler that proposes one trial of a sweep, at some attempt.
+
+    A seed of its own, so that a search which was killed goes on and does not begin again. The
+    points of qmc are numbered already: there the seed only shuffles them.
+    """
+    if space.sampler == "qmc":
+        return space.seed
+    return random.Random(f"{space.seed}/{number}/{attempt}").getrandbits(32)

@@ -65,7 +65,7 @@ def _find_unit_layer_problems(experiment: Experiment, backbone: Backbone) -> lis
 
 def find_fold_problems(experiment: Experiment, fold: Fold) -> list[str]:
     """More clusters than training frames, or a gender mode that the fold does not allow."""
-    mode, by_gender = experiment.units.gender_mode, _most_train_frames(experiment, fold)
+    mode, by_gender = experiment.units.gender_mode, most_train_frames(experiment, fold)
     problems = gender_problems(mode, fold, by_gender)
     is_apart = mode.is_apart and not problems
     frames = min(by_gender.values()) if is_apart else sum(by_gender.values())
@@ -90,7 +90,7 @@ def find_vote_problems(experiment: Experiment, fold: Fold) -> list[str]:
     ]
 
 
-def _most_train_frames(experiment: Experiment, fold: Fold) -> dict[str, int]:
+def most_train_frames(experiment: Experiment, fold: Fold) -> dict[str, int]:
     """Upper bounds for each gender: no encoder makes more than one frame every 20 ms."""
     longest = experiment.corpus.max_duration_s
     seconds: dict[str, float] = {}

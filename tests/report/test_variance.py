@@ -83,6 +83,20 @@ def test_seeds_help_against_the_seeds_variance_only() -> None:
     assert detectable(0.02, 0.0, 4) == pytest.approx(detectable(0.02, 0.0, 1))
 
 
+@pytest.mark.parametrize(("shift", "freedom"), [(0.0, 1), (1.5, 1), (4.0, 2), (3.0, 9)])
+def test_the_integral_for_power_equals_the_noncentral_t(shift: float, freedom: int) -> None:
+    critical = stats.t.ppf(0.975, freedom)
+    expected = stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift)
+    assert _integrate_power(shift, critical, freedom) == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_folds_detect_something_large() -> None:
+    """One degree of freedom, where scipy's noncentral t gives up."""
+    found = smallest_detectable(0.03, 0.02, num_folds=2, num_seeds=1, ratio=0.5)
+    assert 0.3 < found < 1.0
+    assert detection_power(found, 0.03, 0.02, 2, 1, 0.5) == pytest.approx(0.8, abs=1e-3)
+
+
 def test_plans_that_have_no_answer_are_refused() -> None:
     for design, said in (
         ((0.1, 0.1, 1, 1, 0.2), "2 folds and 1 seed at least, got 1 and 1"),

@@ -1,0 +1,28 @@
+"""Commands that look ahead of a sweep, and at what is stored."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serkd.cli.options import JsonOption, SetOption, StorageOption, open_console
+
+OVER_BUDGET = 3
+
+
+def plan(
+    space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
+    overrides: SetOption = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="the file's reduced size")] = False,
+    storage: StorageOption = Path("serkd-storage"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a sweep would run, share and take, and what is odd about it; exit 3 over budget."""
+    from serkd.recipe import read_overrides
+    from serkd.report.plan import make_plan, print_plan
+
+    made = make_plan(space, read_overrides(overrides or []), trials, storage, smoke=smoke)
+    print_plan(open_console(), made, as_json=as_json)
+    if made["over_budget"]:
+        raise typer.Exit(OVER_BUDGET)
