@@ -78,3 +78,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold keys and values, got a {type(data).__name__}")
     return data
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes text which YAML 1.2 would read as something else."""
+
+
+for _name, (_pattern, _first) in _SCALARS.items():
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), _first)
+
+
+def format_yaml(data: dict[str, Any]) -> str:
+    """YAML that both versions read alike; `parse_yaml` gives `data` back."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -8,6 +8,7 @@ import typer
 
 from serkd.cli import data, frames, work
 from serkd.cli.ablate import ablate, report, reproduce
+from serkd.cli.answers import importance
 from serkd.cli.compare import compare
 from serkd.cli.curriculum import curriculum
 from serkd.cli.export import export
@@ -30,6 +31,7 @@ app.command()(report)
 app.command()(reproduce)
 app.command()(compare)
 app.command()(plan)
+app.command()(importance)
 app.command()(work.quickstart)
 app.command()(export)
 app.command()(data.doctor)

@@ -102,8 +102,8 @@ def _lines(plan: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(
             f"differences of {100 * plan['detectable']:.1f} points of UAR and more can be told "
-            f"from chance (assumed: sd {100 * ASSUMED_FOLD_SD:g} over folds, {100 * ASSUMED_SEED_SD:g} "
-            "over seeds)"
+            f"from chance (assumed: sd {100 * ASSUMED_FOLD_SD:g} over folds, "
+            f"{100 * ASSUMED_SEED_SD:g} over seeds)"
         )
     lines += [f"warning: {warning}" for warning in plan["warnings"]]
     return lines + [f"over budget: {line}" for line in plan["over_budget"]]

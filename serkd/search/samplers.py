@@ -1,6 +1,7 @@
 """Optuna's samplers by the names of a search space."""
 
 import random
+import warnings
 from collections.abc import Callable
 
 import optuna
@@ -40,7 +41,9 @@ def build_sampler(name: str, seed: int) -> BaseSampler:
     A search that goes on must not be given the seed that it had before: it would repeat itself.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return SAMPLERS[name](seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[name](seed)
 
 
 def seed_proposal(space: Space, number: int, attempt: int) -> int:

@@ -5,7 +5,12 @@ import pytest
 from scipy import stats
 
 from serkd.report.statistics import corrected_t_test
-from serkd.report.variance import detection_power, smallest_detectable, variance_components
+from serkd.report.variance import (
+    _integrate_power,
+    detection_power,
+    smallest_detectable,
+    variance_components,
+)
 
 
 def _results(
