@@ -69,6 +69,11 @@ class Ablation(Section):
         description="oat and factorial only: a dotted key's values, or named groups of settings",
     )
     arms: dict[str, Settings] = Field(default_factory=dict, description="list only")
+    controls: bool = Field(
+        False,
+        description="and the controls of the reference: cross-entropy only, label smoothing, plain "
+        "KD, a random teacher, twice as long",
+    )
     reference: str | None = Field(
         None, description="list and factorial: the arm to compare with; null = the base itself"
     )
@@ -100,6 +105,8 @@ _NEEDS = {
 def _base_problems(file: Ablation) -> Iterator[str]:
     if (file.base is None) == (file.best_of is None):
         yield "must have exactly one of base and best_of"
+    if file.controls and file.model != "student":
+        yield f"controls must be false unless model is 'student', got true with {file.model!r}"
     if file.retune is not None and file.retune.seed in file.seeds:
         yield (
             f"retune.seed must be none of seeds (what is tuned on a seed is not tested on it), "

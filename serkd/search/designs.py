@@ -17,6 +17,7 @@ from serkd.search.ablation import (
     overlay_problems,
     read_ablation,
 )
+from serkd.search.controls import CONTROLS
 from serkd.search.identity import experiment_key
 from serkd.yaml12 import read_yaml
 
@@ -92,6 +93,10 @@ def build_study(
     if len(drafts) > MAX_ARMS:
         raise InputError(f"{origin}: must have at most {MAX_ARMS} arms, {file.design} makes more")
     arms, problems = _build_arms(base, drafts, fixed)
+    if file.controls and not problems:
+        reference = _reference_first(file, arms, origin)[0]
+        more, problems = _build_arms(base, _draft_controls(reference), fixed)
+        arms += more
     refuse([f"{origin}: {problem}" for problem in (*problems, *_retune_problems(file, arms))])
     arms = _reference_first(file, arms, origin)
     return Study(name, file, base, tuple(_collapse(arms, file.model)))
@@ -120,6 +125,14 @@ def _build_arms(
             continue
         arms.append(Arm(draft.name, settings, draft.levels, built))
     return arms, problems
+
+
+def _draft_controls(reference: Arm) -> list[_Draft]:
+    """Those of ``serkd run --with-controls``, of the arm that the others are compared with."""
+    return [
+        _Draft(f"control {name}", {**reference.settings, **change(reference.experiment)})
+        for name, change in CONTROLS.items()
+    ]
 
 
 def _retune_problems(file: Ablation, arms: list[Arm]) -> Iterator[str]:

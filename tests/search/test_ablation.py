@@ -105,6 +105,29 @@ def test_levels_may_be_groups_of_settings(tmp_path: Path) -> None:
     assert [arm.settings for arm in study.arms[1:]] == [anti]
 
 
+def test_controls_are_those_of_the_reference(tmp_path: Path) -> None:
+    """Not of the base, and one that is an arm already is no second arm."""
+    arms = {
+        "plain": {"distill.supcon_weight": 0.0},
+        "contrast": {"distill.supcon_weight": 0.2},
+        "labels": {"distill.supcon_weight": 0.0, "distill.alpha": 0.0},
+    }
+    file = {"design": "list", "arms": arms, "reference": "contrast", "controls": True}
+    study = _read(tmp_path, file, student={"fit": {"epochs": 7}}, distill={"gamma": 0.0})
+    found = {arm.name: arm for arm in study.arms}
+    assert list(found) == [
+        *("contrast", "plain", "labels", "control label_smoothing"),
+        *("control random_teacher", "control twice_as_long"),
+    ]
+    assert found["plain"].also == ("control plain_kd",)
+    assert found["labels"].also == ("control cross_entropy",)
+    for name in ("random_teacher", "twice_as_long"):
+        assert found[f"control {name}"].experiment.distill.supcon_weight == 0.2
+    assert found["control twice_as_long"].experiment.student.fit.epochs == 14
+    with pytest.raises(InputError, match="controls must be false unless model is 'student'"):
+        _read(tmp_path, {**file, "model": "teacher"})
+
+
 def test_a_list_names_its_reference(tmp_path: Path) -> None:
     arms = {"deep": {"student.depth": 6}, "plain": {}, "wide": {"student.width": 256}}
     study = _read(tmp_path, {"design": "list", "arms": arms, "reference": "plain"})
