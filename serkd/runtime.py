@@ -41,11 +41,15 @@ def start_ray(num_cpus: int | None = None) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def cluster_actors() -> tuple[int, float]:
+def cluster_actors(*, is_shared: bool) -> tuple[int, float]:
     """How many extraction or clustering actors the whole cluster takes, and the GPUs of each.
 
-    One per GPU where there are any: more would wait for each other for ever.
+    One per GPU where there are any: more would wait for each other for ever. Actors pass each
+    other paths: where the machines share no storage folder (`is_shared`), there are none (0), and
+    the caller's process does their work.
     """
+    if not is_shared and sum(node["Alive"] for node in ray.nodes()) > 1:
+        return 0, 0.0
     cluster = ray.cluster_resources()
     if gpus := int(cluster.get("GPU", 0)):
         return gpus, 1.0

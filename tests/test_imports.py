@@ -18,6 +18,7 @@ RANKS = {
     "files": 0,
     "events": 0,
     "devices": 0,
+    "storage": 1,
     "yaml12": 1,
     "section": 1,
     "threads": 1,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import JsonOption, check_folder, open_console
+from serkd.cli.options import FolderArgument, JsonOption, check_folder, open_console
 
 
 class Format(StrEnum):
@@ -16,7 +16,7 @@ class Format(StrEnum):
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="folder of a run with a teacher")],
+    run: FolderArgument,
     out: Annotated[Path, typer.Option("--out", help="new folder")],
     fold: Annotated[str | None, typer.Option(help="of the run; default its first")] = None,
     kind: Annotated[Format, typer.Option("--format", help="who reads it")] = Format.transformers,

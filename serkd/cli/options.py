@@ -15,10 +15,35 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+
+def _open_storage(place: Path) -> Path:
+    """Its folder on this machine; here, so that help does not wait for pyarrow."""
+    from serkd.storage.mirror import open_storage
+
+    return open_storage(place)
+
+
+def _open_folder(place: Path) -> Path:
+    from serkd.storage.sync import open_folder
+
+    return open_folder(place)
+
+
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="dotted.key=value, may be repeated")
 ]
-StorageOption = Annotated[Path, typer.Option(help="folder for stages, runs and sweeps")]
+StorageOption = Annotated[
+    Path,
+    typer.Option(
+        callback=_open_storage,
+        metavar="STORAGE",
+        help="folder, s3://bucket/path or gs://bucket/path for stages, runs and sweeps",
+    ),
+]
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(callback=_open_folder, metavar="FOLDER", help="of a run or a sweep, or its URI"),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, results only")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print results as JSON")]
 

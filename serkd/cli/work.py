@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from serkd.cli.options import (
+    FolderArgument,
     JsonOption,
     QuietOption,
     SetOption,
@@ -70,7 +71,7 @@ def folds(
 
 
 def test(
-    folder: Annotated[Path, typer.Argument(help="of a run or a sweep")],
+    folder: FolderArgument,
     trial: Annotated[int | None, typer.Option(help="of a sweep; default the best on dev")] = None,
     as_json: JsonOption = False,
 ) -> None:

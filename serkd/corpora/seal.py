@@ -21,6 +21,7 @@ from serkd.config import Corpus, Protocol
 from serkd.corpora.folds import Fold, hash_folds
 from serkd.corpora.protocols import build_folds, read_corpus
 from serkd.errors import InputError
+from serkd.storage.sync import push
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def open_seal(
         "models": dict(keys),
     }
     before, digest = _append(log, record)
+    push(log)  # where storage is an object store, the look is there before a label is seen
     same = [look for look in before if look["subject"] == subject]
     others = sum(look["subject"] != subject and _overlap(look, record) for look in before)
     labels = {i: manifest.by_id[i].emotion for fold in folds for i in fold.test}

@@ -10,6 +10,7 @@ import numpy as np
 from serkd.errors import InputError, refuse
 from serkd.report.bootstrap import speaker_confusions
 from serkd.report.predictions import Predictions, read_predictions
+from serkd.storage.sync import open_folder
 
 _SAME = {
     "corpus_hash": "corpus (utterances and their samples)",
@@ -71,7 +72,7 @@ def read_arms(texts: Sequence[str], split: str) -> list[Arm]:
 def _split_folders(text: str) -> list[Path]:
     if Path(text).is_dir():
         return [Path(text)]
-    return [Path(part) for part in text.split(",") if part] or [Path(text)]
+    return [open_folder(part) for part in text.split(",") if part] or [Path(text)]
 
 
 def _check_once(folders: Sequence[Path]) -> None:

@@ -33,6 +33,7 @@ from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
+from serkd.storage.sync import synced
 from serkd.threads import set_threads
 
 
@@ -63,6 +64,38 @@ def run_experiment(
     targets = list_targets(experiment, models)
     for graph in graphs:
         graph.check(targets)
+    with synced(folder):
+        found = _run_folds(experiment, graphs, targets, store, observer, folder)
+        parts = [_predictions(graph, targets, store) for graph in graphs]
+        write_predictions(folder, "dev", experiment, all_folds, parts)
+        results = {
+            "name": name,
+            "split": "dev",
+            "fold_choice": fold_choice,
+            "models": list(models),
+            "protocol": experiment.protocol.name,
+            "folds_hash": hash_folds(all_folds),
+            "shares_speakers": any(fold.shares_speakers for fold in folds),
+            "class_names": list(folds[0].manifest.class_names),
+            "folds": found,
+            "pooled": pool_folds(found, "dev"),
+        }
+        write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
+        write_json(folder / "folds.json", describe_folds(all_folds))
+        write_json(folder / "results.json", results)
+        save_figure(draw_pooled(results), folder / "confusion.png")
+    return results, folder
+
+
+def _run_folds(
+    experiment: Experiment,
+    graphs: Sequence[Graph],
+    targets: Sequence[Ref],
+    store: StageStore,
+    observer: Observer,
+    folder: Path,
+) -> dict[str, Any]:
+    """What was found on each fold, one after the other."""
     compute = start_compute(experiment, graphs, targets, store)
     found: dict[str, Any] = {}
     try:
@@ -76,25 +109,7 @@ def run_experiment(
             )
     finally:
         compute.close()
-    parts = [_predictions(graph, targets, store) for graph in graphs]
-    write_predictions(folder, "dev", experiment, all_folds, parts)
-    results = {
-        "name": name,
-        "split": "dev",
-        "fold_choice": fold_choice,
-        "models": list(models),
-        "protocol": experiment.protocol.name,
-        "folds_hash": hash_folds(all_folds),
-        "shares_speakers": any(fold.shares_speakers for fold in folds),
-        "class_names": list(folds[0].manifest.class_names),
-        "folds": found,
-        "pooled": pool_folds(found, "dev"),
-    }
-    write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    write_json(folder / "folds.json", describe_folds(all_folds))
-    write_json(folder / "results.json", results)
-    save_figure(draw_pooled(results), folder / "confusion.png")
-    return results, folder
+    return found
 
 
 def describe_folds(folds: Sequence[Fold]) -> dict[str, Any]:
@@ -123,7 +138,8 @@ def start_compute(
     if all(store.find(ref.stage, g.key(ref)) for g in graphs for ref in targets):
         return Compute(device=device)
     runtime.start_ray()
-    return Compute(*runtime.cluster_actors(), device=device)
+    actors = runtime.cluster_actors(is_shared=store.mirror is None)
+    return Compute(*actors, device=device)
 
 
 def _run_fold(

@@ -22,6 +22,7 @@ from serkd.stages.catalogue import MODELS, STAGES, find_models
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import Artifact, StageStore
+from serkd.storage.sync import pull, synced
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     Raises:
         InputError: not a run's or sweep's folder, no such finished trial, or no stored models.
     """
+    with synced(folder):
+        return _open_test(folder, trial)
+
+
+def _open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     chosen = _choose(folder, trial)
     storage, experiment = folder.resolve().parent.parent, chosen.experiment
     all_folds = read_folds(experiment.corpus, experiment.protocol)
@@ -53,6 +59,7 @@ def open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     keys = {name: found[last].info["key"] for name, found in models.items()}
     subject = f"{folder.resolve().parent.name}/{folder.resolve().name}"
     log = storage / "test_log.jsonl"
+    pull(log)
     if digest := _earlier_look(folder / "test.json"):
         require_look(log, digest, folder / "test.json")
     emotions, look = open_seal(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from serkd.corpora.folds import Fold
 from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
 from serkd.files import write_json
@@ -11,6 +12,7 @@ from serkd.report.run import describe_folds
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.read import read_space
 from serkd.search.tuner import Sweep, choose_fold, open_sweep, run_sweep, sharing
+from serkd.storage.sync import synced
 
 
 def start_sweep(
@@ -33,6 +35,14 @@ def start_sweep(
     sweep = open_sweep(f"{path.stem}-smoke" if smoke else path.stem, space, base, storage)
     folds = read_folds(base.corpus, base.protocol)
     fold = choose_fold(folds, space.folds)
+    with synced(sweep.folder, has_owner=True):
+        return _work(sweep, folds, fold, storage, observer)
+
+
+def _work(
+    sweep: Sweep, folds: Sequence[Fold], fold: Fold, storage: Path, observer: Observer
+) -> dict[str, Any]:
+    space, base = sweep.space, sweep.base
     write_json(
         sweep.folder / "sweep.json",
         {"base": base.model_dump(mode="json"), "space": space.model_dump(mode="json")},

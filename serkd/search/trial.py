@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -18,6 +17,7 @@ from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
+from serkd.storage.mirror import open_storage
 from serkd.threads import set_threads
 
 
@@ -92,7 +92,7 @@ def run_trial(params: Mapping[str, Any], spec: TrialSpec) -> None:
     # the watcher hears of an epoch first: a stopped trial does not return from its report
     observer = Observers([watcher, reporter])
     try:
-        graph.run([STUDENT], StageStore(Path(spec.storage)), compute, observer)
+        graph.run([STUDENT], StageStore(open_storage(spec.storage)), compute, observer)
         reporter.report(is_finished=True)
     finally:
         compute.close()

@@ -32,6 +32,7 @@ from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
+from serkd.storage.mirror import name_storage
 
 _DONE = ("finished", "pruned", "failed")
 _SCALES = ("units.layers", "units.num_clusters")  # decide which scales there are
@@ -93,7 +94,7 @@ def run_sweep(
     spec = TrialSpec(
         base=sweep.base,
         fold=fold,
-        storage=str(storage.resolve()),
+        storage=name_storage(storage),
         num_threads=sweep.space.resources.cpu,
         watch=partial(watch, (sweep.folder / "tensorboard").resolve()),
     )
@@ -138,7 +139,8 @@ def _prepare_shared(sweep: Sweep, fold: Fold, store: StageStore, observer: Obser
     graph.check([STUDENT])
     shared = [ref for ref in graph.closure([STUDENT]) if not _is_touched(graph, ref, sweep.space)]
     device = choose_device(sweep.base.train.device)
-    compute = Compute(*runtime.cluster_actors(), device=device)
+    actors = runtime.cluster_actors(is_shared=store.mirror is None)
+    compute = Compute(*actors, device=device)
     try:
         graph.run(shared, store, compute, observer)
     finally:

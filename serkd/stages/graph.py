@@ -272,7 +272,6 @@ class Graph:
 
 def _replay(ref: Ref, artifact: Artifact, observer: Observer) -> None:
     """Tell the epochs of a stored training stage again."""
-    history = artifact.folder / "history.json"
-    if history.is_file():
-        for record in json.loads(history.read_text(encoding="utf-8")):
+    if history := artifact.read_file("history.json"):
+        for record in json.loads(history):
             observer.epoch(str(ref), record)

@@ -1,10 +1,13 @@
-"""Artifacts on disk: found by key, published whole or not at all."""
+"""Artifacts: found by key, published whole or not at all.
+
+They lie in folders. Where storage is an object store, those are this machine's copies, which are
+fetched when somebody asks for the folder.
+"""
 
 import functools
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import subprocess
 import uuid
@@ -18,6 +21,9 @@ from safetensors import safe_open
 from serkd.corpora.folds import Fold
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone
+from serkd.storage.artifacts import StoredArtifact, find_artifact, upload_artifact
+from serkd.storage.mirror import Mirror, find_mirror
+from serkd.storage.objects import is_uri
 
 LAYER_ORDER = "transformers' order: 0 enters the first layer, 1..L are the layers' outputs"
 PADDING = "none: the frames of an utterance are those that it has alone, at its own length"
@@ -27,10 +33,25 @@ _PACKAGES = ("serkd", "torch", "transformers", "ray", "numpy", "pyarrow", "sound
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published stage: its folder and what `stage.json` says of it."""
+    """A published stage: where its folder is, or will be, and what `stage.json` says of it."""
 
-    folder: Path
+    place: Path
     info: dict[str, Any]
+    stored: StoredArtifact | None = None  # where the folder comes from
+
+    @property
+    def folder(self) -> Path:
+        """Its files; of an object store they are fetched by whoever asks first."""
+        if self.stored is not None:
+            self.stored.fetch(self.place)
+        return self.place
+
+    def read_file(self, name: str) -> bytes | None:
+        """One small file, without the others; None if there is no such file."""
+        if self.stored is not None:
+            return self.stored.read_file(name)
+        path = self.place / name
+        return path.read_bytes() if path.is_file() else None
 
     @property
     def seconds(self) -> float:
@@ -44,7 +65,7 @@ class Artifact:
             InputError: it was fitted on another fold, or on a fold of this name with other data.
         """
         if self.info["fold"] is not None:
-            _require_same(str(self.folder), self.info, fold)
+            _require_same(str(self.place), self.info, fold)
 
     def fitted_file(self, name: str, fold: Fold) -> Path:
         """A safetensors file of this artifact, after a look at the lineage inside it.
@@ -81,15 +102,17 @@ def _require_same(what: str, found: Mapping[str, Any], fold: Fold) -> None:
 
 
 class StageStore:
-    """The artifacts below one storage folder."""
+    """The artifacts below one storage folder, which may be a mirror of an object store."""
 
     def __init__(self, root: Path) -> None:
-        if re.match(r"[a-z][a-z0-9]+:/", str(root)):  # Path makes one slash of two
+        if is_uri(str(root)):  # of which Path made a folder's name; `open_storage` opens it
             raise InputError(f"--storage must be a folder, got {root}")
         if not next(path for path in (root, *root.absolute().parents) if path.exists()).is_dir():
             raise InputError(f"--storage must be a folder, but a file is in its way: {root}")
         # a worker of Ray Train has a working directory of its own
         self.root = root.resolve() / "stages"
+        self.mirror = find_mirror(root)
+        self._stored: dict[tuple[str, str], Artifact] = {}
 
     def folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -102,9 +125,18 @@ class StageStore:
         """The artifact, if it is complete."""
         folder = self.folder(stage, key)
         path = folder / _INFO
-        if not path.is_file():
-            return None
-        return Artifact(folder, json.loads(path.read_text(encoding="utf-8")))
+        if path.is_file():
+            return Artifact(folder, json.loads(path.read_text(encoding="utf-8")))
+        return None if self.mirror is None else self._find_stored(stage, key, self.mirror)
+
+    def _find_stored(self, stage: str, key: str, mirror: Mirror) -> Artifact | None:
+        if (stage, key) not in self._stored:
+            folder = self.folder(stage, key)
+            stored = find_artifact(mirror.store, mirror.path_of(folder))
+            if stored is None:
+                return None
+            self._stored[stage, key] = Artifact(folder, dict(stored.info), stored)
+        return self._stored[stage, key]
 
     def get(self, stage: str, key: str) -> Artifact:
         """The artifact, which must be there."""
@@ -115,7 +147,8 @@ class StageStore:
     def publish(self, stage: str, key: str, built: Path, info: Mapping[str, Any]) -> Artifact:
         """Move a finished folder to its place, atomically; the work folder goes.
 
-        A rename makes it visible whole. If another process was faster, its result stays.
+        A rename makes it visible whole, in an object store the last object that is written. If
+        another process was faster, its result stays.
         """
         files = [path for path in built.rglob("*") if path.is_file()]
         info = {
@@ -130,18 +163,24 @@ class StageStore:
             _sync(path)
         _sync(built)
         target = self.folder(stage, key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            built.rename(target)
-        except OSError:  # not empty: another publisher was faster, or a copy was interrupted
-            if self.find(stage, key) is None:
-                torn = target.with_name(f".torn-{uuid.uuid4().hex}")
-                target.rename(torn)
-                shutil.rmtree(torn)
-                built.rename(target)
-        _sync(target.parent)
+        mirror = self.mirror
+        if mirror is None or upload_artifact(mirror.store, mirror.path_of(target), built):
+            _place(built, target)
         shutil.rmtree(self.work(stage, key), ignore_errors=True)
         return self.get(stage, key)
+
+
+def _place(built: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        built.rename(target)
+    except OSError:  # not empty: another publisher was faster, or a copy was interrupted
+        if not (target / _INFO).is_file():
+            torn = target.with_name(f".torn-{uuid.uuid4().hex}")
+            target.rename(torn)
+            shutil.rmtree(torn)
+            built.rename(target)
+    _sync(target.parent)
 
 
 def _sync(path: Path) -> None:

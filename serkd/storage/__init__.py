@@ -1,0 +1,1 @@
+"""Storage that all machines see: a folder, or an object store behind a folder of each machine."""
