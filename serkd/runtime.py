@@ -53,4 +53,5 @@ def cluster_actors(*, is_shared: bool) -> tuple[int, float]:
     cluster = ray.cluster_resources()
     if gpus := int(cluster.get("GPU", 0)):
         return gpus, 1.0
-    return max(1, int(cluster.get("CPU", 1))), 0.0
+    # without the CPU of the job's own entry point: actors without room would wait for ever too
+    return max(1, int(ray.available_resources().get("CPU", 1))), 0.0

@@ -19,6 +19,7 @@ def test_actors_are_as_many_as_can_run_at_once(
     monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], expected: tuple[int, float]
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "available_resources", lambda: resources)
     assert runtime.cluster_actors(is_shared=True) == expected
 
 
@@ -26,6 +27,7 @@ def test_actors_are_as_many_as_can_run_at_once(
 def test_machines_without_a_common_folder_get_no_actors(
     monkeypatch: pytest.MonkeyPatch, num_nodes: int, expected: tuple[int, float]
 ) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 9.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * num_nodes + [{"Alive": False}])
     assert runtime.cluster_actors(is_shared=False) == expected

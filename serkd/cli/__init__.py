@@ -14,6 +14,7 @@ from serkd.cli.curriculum import curriculum
 from serkd.cli.export import export
 from serkd.cli.plan import plan
 from serkd.cli.prepare import prepare
+from serkd.cli.submit import submit
 from serkd.errors import InputError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ for command in (work.config, work.folds, work.run, work.teacher, work.sweep, wor
 app.command()(ablate)
 app.command()(report)
 app.command()(reproduce)
+app.command()(submit)
 app.command()(compare)
 app.command()(plan)
 app.command()(importance)
