@@ -43,11 +43,14 @@ app.add_typer(frames.units, name="units")
 app.add_typer(curriculum, name="curriculum")
 
 
-def main() -> None:
-    """Run a command; exit 0 done, 1 the work failed, 2 the user's input is wrong."""
+def main(*first: str) -> None:
+    """Run a command; exit 0 done, 1 the work failed, 2 the user's input is wrong.
+
+    `first` are words before those of the command line: an entry point is one command.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        app([*first, *sys.argv[1:]])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

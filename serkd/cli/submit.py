@@ -39,7 +39,7 @@ def submit(
     it was. Exit code 0 when the job succeeded, or with --no-wait was started.
     """
     from serkd.recipe import read_overrides
-    from serkd.search.space import read_space
+    from serkd.search.read import read_space
     from serkd.search.submit import Head, Submission, check_paths
 
     _, base = read_space(space, read_overrides(overrides or []))

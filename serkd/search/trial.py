@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -18,6 +19,7 @@ from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 from serkd.storage.mirror import open_storage
+from serkd.storage.sync import synced
 from serkd.threads import set_threads
 
 
@@ -32,7 +34,8 @@ class TrialSpec:
     fold: Fold
     storage: str
     num_threads: int
-    watch: Callable[[str], Observer]  # a further observer, given the trial's id
+    events: str  # the folder for events, below the storage
+    watch: Callable[[Path, str], Observer]  # a further observer, given that and the trial's id
 
 
 class TuneReporter(Observer):
@@ -87,12 +90,15 @@ def run_trial(params: Mapping[str, Any], spec: TrialSpec) -> None:
     graph = Graph(STAGES, experiment, spec.fold)
     graph.check([STUDENT])
     reporter = TuneReporter(len(graph.closure([STUDENT])), experiment.student.fit.epochs)
-    watcher = spec.watch(tune.get_context().get_trial_id())
+    storage, trial_id = open_storage(spec.storage), tune.get_context().get_trial_id()
+    events = storage / spec.events
+    watcher = spec.watch(events, trial_id)
     compute = Compute(device=choose_device(experiment.train.device))
     # the watcher hears of an epoch first: a stopped trial does not return from its report
     observer = Observers([watcher, reporter])
     try:
-        graph.run([STUDENT], StageStore(open_storage(spec.storage)), compute, observer)
+        with synced(events / trial_id):
+            graph.run([STUDENT], StageStore(storage), compute, observer)
         reporter.report(is_finished=True)
     finally:
         compute.close()

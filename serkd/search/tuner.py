@@ -32,7 +32,7 @@ from serkd.stages.context import Compute, Ref
 from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
-from serkd.storage.mirror import name_storage
+from serkd.storage.mirror import locate, name_storage
 
 _DONE = ("finished", "pruned", "failed")
 _SCALES = ("units.layers", "units.num_clusters")  # decide which scales there are
@@ -96,7 +96,8 @@ def run_sweep(
         fold=fold,
         storage=name_storage(storage),
         num_threads=sweep.space.resources.cpu,
-        watch=partial(watch, (sweep.folder / "tensorboard").resolve()),
+        events=(sweep.folder / "tensorboard").relative_to(storage).as_posix(),
+        watch=watch,
     )
     _build_tuner(sweep, spec, missing, concurrent).fit()
     return sweep.ledger.trials()
@@ -166,6 +167,7 @@ def _overlap(used: str, dotted: str) -> bool:
 
 def _build_tuner(sweep: Sweep, spec: TrialSpec, missing: int, concurrent: int) -> tune.Tuner:
     resources = sweep.space.resources
+    place, filesystem = locate(sweep.folder / "tune")
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, spec=spec), {"cpu": resources.cpu, "gpu": resources.gpu}
     )
@@ -181,7 +183,8 @@ def _build_tuner(sweep: Sweep, spec: TrialSpec, missing: int, concurrent: int) -
         ),
         run_config=tune.RunConfig(
             name=f"run-{time.time_ns()}",
-            storage_path=str((sweep.folder / "tune").resolve()),
+            storage_path=place,
+            storage_filesystem=filesystem,
             callbacks=[LedgerCallback(sweep.ledger)],
             verbose=0,
         ),

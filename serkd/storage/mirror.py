@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serkd.errors import InputError
 from serkd.files import write_json
@@ -71,6 +72,14 @@ def name_storage(root: Path) -> str:
     """What opens the same storage on another machine: the URI, or the folder's full path."""
     mirror = find_mirror(root)
     return str(root.resolve()) if mirror is None else mirror.uri
+
+
+def locate(folder: Path) -> tuple[str, Any]:
+    """The path of a folder on all machines, and the filesystem of pyarrow for it, or None."""
+    mirror = find_mirror(folder)
+    if mirror is None:
+        return str(folder.resolve()), None
+    return f"{mirror.store.base}/{mirror.path_of(folder)}", mirror.store.filesystem
 
 
 def _mirror_root(uri: str) -> Path:

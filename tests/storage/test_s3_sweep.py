@@ -1,0 +1,86 @@
+"""A whole sweep on an object store: killed, resumed from nothing but the store, opened."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serkd.search.ledger import Ledger
+from serkd.storage.objects import ObjectStore, connect
+
+pytestmark = pytest.mark.slow
+
+SPACE = {
+    "sampler": "random",
+    "scheduler": {"name": "none"},
+    "space": {"distill.alpha": {"float": [0.1, 0.9]}},
+}
+_COMMAND = "from serkd.storage import sync; sync.EVERY_S = 0.5; from serkd.cli import main; main()"
+
+
+def _start(cache: Path, *words: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, *words],
+        env={**kept, "SERKD_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _run(cache: Path, *words: str) -> str:
+    process = _start(cache, *words)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def _ledger(store: ObjectStore, scratch: Path) -> Ledger:
+    paths = [e.path for e in store.list("sweeps") if e.path.endswith("/ledger.jsonl")]
+    scratch.write_bytes((store.read(paths[0]) or b"") if paths else b"")
+    return Ledger(scratch)
+
+
+def _complete(store: ObjectStore) -> set[str]:
+    return {e.path for e in store.list("stages") if e.path.endswith("/_COMPLETE")}
+
+
+def test_a_sweep_that_was_killed_goes_on_from_an_empty_cache_and_is_opened_from_a_third(
+    uri: str, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    store, scratch = connect(uri), tmp_path / "ledger"
+    path = tmp_path / "space.yaml"
+    path.write_text(json.dumps({**SPACE, "base": str(tiny_recipe)}))
+    sweep = ("sweep", str(path), "--storage", uri, "--quiet")
+    process = _start(tmp_path / "first", *sweep, "--trials", "50")
+    try:
+        while not (done := _finished(_ledger(store, scratch))):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.communicate()
+    stages, count = _complete(store), len(_finished(_ledger(store, scratch))) + 1
+    _run(tmp_path / "second", *sweep, "--trials", str(count))
+    ledger = _ledger(store, scratch)
+    assert len(_finished(ledger)) == count
+    assert {trial: value for trial, value in _finished(ledger).items() if trial in done} == done
+    # what the killed one published was read; only students are new, of the trials that were new
+    new = {mark.split("/")[1] for mark in _complete(store) - stages}
+    assert new == {"student"}
+    assert stages <= _complete(store)
+    (folder,) = {e.path.split("/")[1] for e in store.list("sweeps")}
+    text = _run(tmp_path / "third", "test", f"{uri}/sweeps/{folder}", "--json")
+    assert json.loads(text[text.index("{") :])["look"]["number"] == 1
+    looks = (store.read("test_log.jsonl") or b"").splitlines()
+    assert len(looks) == 1
+    assert store.read(f"sweeps/{folder}/test.json") is not None
+
+
+def _finished(ledger: Ledger) -> dict[int, float]:
+    return {t["trial"]: t["value"] for t in ledger.trials() if t["state"] == "finished"}
