@@ -233,7 +233,7 @@ def test_a_wrong_key_names_the_nearest(tmp_path: Path) -> None:
         (("--set", "corpus.manifest=recipe.yaml"), "recipe.yaml: must be a Parquet manifest"),
         (("--set", "seed"), "--set must look like dotted.key=value, got 'seed'"),
         (("--set", "backbone.name=./nowhere"), "backbone.name: must be a folder with a model"),
-        (("--storage", "s3://bucket/x"), "--storage must be a folder, got s3:"),
+        (("--storage", "ftp://host/x"), "--storage must be a folder, s3://bucket/path or gs://"),
     ],
 )
 def test_runs_that_cannot_start_leave_nothing(

@@ -12,6 +12,7 @@ import torch
 from serkd import config
 from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.storage.mirror import find_mirror
 from serkd.train.checkpoint import FolderCheckpoints, RayCheckpoints, read_state
 from serkd.train.loop import Trained, run_loop
 from serkd.train.task import Task
@@ -44,6 +45,11 @@ def train(
 
 
 def _train_on_ray(build_task: Callable[[], Task], work: Path, settings: config.Train) -> Trained:
+    if find_mirror(work) is not None and sum(node["Alive"] for node in ray.nodes()) > 1:
+        raise InputError(
+            "train.num_workers must be 1 where --storage is an object store and the cluster has "
+            f"several machines, got {settings.num_workers}: workers read the same folder"
+        )
     scaling = _scale(settings)
     # counts and losses are summed as CPU tensors, which NCCL alone refuses
     backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
