@@ -238,7 +238,7 @@ def test_of_a_sweep_the_best_finished_trial_is_tested(mine: Path, tiny: Experime
 def test_a_trial_is_sent_no_test_label(tiny: Experiment) -> None:
     """All that reaches a trial is its spec: nothing in it gives a test label away."""
     fold = read_folds(tiny.corpus, tiny.protocol)[0]
-    spec = TrialSpec(tiny, fold, "storage", 1, lambda trial: Observer())
+    spec = TrialSpec(tiny, fold, "storage", 1, "events", lambda folder, trial: Observer())
     for utt_id in spec.fold.test:
         with pytest.raises(SealedError):
             spec.fold.manifest.labels([utt_id])
