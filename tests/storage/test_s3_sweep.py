@@ -61,7 +61,7 @@ def test_a_sweep_that_was_killed_goes_on_from_an_empty_cache_and_is_opened_from_
     try:
         while not (done := _finished(_ledger(store, scratch))):
             assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.2)
+            time.sleep(1)
     finally:
         process.kill()
         process.communicate()
