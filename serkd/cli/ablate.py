@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from serkd.cli.options import (
+    FolderArgument,
     JsonOption,
     QuietOption,
     SetOption,
@@ -38,7 +39,7 @@ def ablate(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="of an ablation, below STORAGE/sweeps/")],
+    folder: FolderArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Write the report of what is done by now: HTML, Markdown, LaTeX, PNG and PDF."""

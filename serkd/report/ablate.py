@@ -37,6 +37,7 @@ from serkd.search.run_cells import run_cells
 from serkd.search.space import Resources
 from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
+from serkd.storage.sync import synced
 from serkd.train.metrics import confusion_metric
 
 
@@ -98,11 +99,12 @@ def start_ablation(
     folds = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in folds])
     folder = ablation_folder(study, storage)
-    write_json(folder / "folds.json", describe_folds(folds))
-    facts = {**describe_data(study, folds), "command": command}
-    file = study.file
-    source = Trained(folder, folds, file.model, file.resources, observer)
-    return run_study(study, facts, folder, source), folder
+    with synced(folder, has_owner=True):
+        write_json(folder / "folds.json", describe_folds(folds))
+        facts = {**describe_data(study, folds), "command": command}
+        file = study.file
+        source = Trained(folder, folds, file.model, file.resources, observer)
+        return run_study(study, facts, folder, source), folder
 
 
 def refresh_report(folder: Path) -> dict[str, Any]:
@@ -121,8 +123,9 @@ def refresh_report(folder: Path) -> dict[str, Any]:
     experiment = cells[0].experiment
     folds = read_folds(experiment.corpus, experiment.protocol)
     source = Trained(folder, folds, model, Resources(), Observer())
-    collect(folder, cells, source)
-    return write_report(folder)
+    with synced(folder):
+        collect(folder, cells, source)
+        return write_report(folder)
 
 
 def open_study(path: Path, values: Mapping[str, Any], *, is_smoke: bool) -> Study:
@@ -175,8 +178,9 @@ def run_study(
     write_json(folder / PLAN, _describe(study, facts, folds, experiments, tuned, groups))
     cells = unique_cells(groups)
     source.compute(cells)
-    collect(folder, cells, source)
-    return write_report(folder)
+    with synced(folder):
+        collect(folder, cells, source)
+        return write_report(folder)
 
 
 def collect(folder: Path, cells: Sequence[Cell], source: Source) -> None:

@@ -37,7 +37,8 @@ def run_cells(
     set_threads(resources.cpu)
     for number, cell in enumerate(missing):
         observer.progress("cells", number, len(missing), "cells")
-        compute = Compute(*runtime.cluster_actors(), device=choose_device("auto"))
+        actors = runtime.cluster_actors(is_shared=store.mirror is None)
+        compute = Compute(*actors, device=choose_device("auto"))
         try:
             graphs[cell.name].check([ref])
             graphs[cell.name].run([ref], store, compute, observer)
