@@ -5,11 +5,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from serkd.config import Experiment
+from serkd.corpora.protocols import read_folds
+from serkd.events import Observer
 from serkd.search.ledger import Ledger
+from serkd.stages.catalogue import STAGES, STUDENT
+from serkd.stages.context import Compute
+from serkd.stages.graph import Graph, StageResult
+from serkd.stages.store import StageStore
+from serkd.storage.artifacts import delete_artifact
 from serkd.storage.objects import ObjectStore, connect
 
 pytestmark = pytest.mark.slow
@@ -50,9 +59,37 @@ def _complete(store: ObjectStore) -> set[str]:
     return {e.path for e in store.list("stages") if e.path.endswith("/_COMPLETE")}
 
 
-def test_a_sweep_that_was_killed_goes_on_from_an_empty_cache_and_is_opened_from_a_third(
-    uri: str, tiny_recipe: Path, tmp_path: Path
+def _compute(tiny: Experiment, root: Path) -> list[StageResult]:
+    fold = read_folds(tiny.corpus, tiny.protocol)[0]
+    graph = Graph(STAGES, tiny, fold)
+    _, results = graph.run([STUDENT], StageStore(root), Compute(), Observer())
+    return results
+
+
+def test_a_second_machine_reads_what_it_needs_and_computes_nothing(
+    machine: Callable[[str], Path], uri: str, tiny: Experiment
 ) -> None:
+    """And a student that is lost is trained again from the inputs in the store, to the same end."""
+    first, second, third = (machine(name) for name in ("first", "second", "third"))
+    computed = _compute(tiny, first)
+    assert not any(result.is_cached for result in computed)
+    found = _compute(tiny, second)
+    assert all(result.is_cached for result in found)
+    keys = {result.ref: result.key for result in computed}
+    assert all(keys[result.ref] == result.key for result in found)
+    assert not list(second.glob("stages/*/*/*.parquet"))  # nobody asked for frames
+    (key,) = (result.key for result in computed if result.ref == STUDENT)
+    name = f"stages/student/{key}/model.safetensors"
+    delete_artifact(connect(uri), f"stages/student/{key}")
+    again = _compute(tiny, third)
+    assert [result.ref for result in again if not result.is_cached] == [STUDENT]
+    assert (third / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_a_sweep_that_was_killed_goes_on_from_an_empty_cache_and_is_opened_from_a_third(
+    machine: Callable[[str], Path], uri: str, tiny: Experiment, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    _compute(tiny, machine("elsewhere"))  # so that the sweep trains students only
     store, scratch = connect(uri), tmp_path / "ledger"
     path = tmp_path / "space.yaml"
     path.write_text(json.dumps({**SPACE, "base": str(tiny_recipe)}))
