@@ -16,6 +16,7 @@ from serkd.cli.options import (
     open_console,
     watch,
 )
+from serkd.errors import InputError
 from serkd.files import write_json
 
 
@@ -73,12 +74,30 @@ def folds(
 def test(
     folder: FolderArgument,
     trial: Annotated[int | None, typer.Option(help="of a sweep; default the best on dev")] = None,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option("--arm", help="of an ablation, may be repeated; default the best on dev"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open the sealed test split for one chosen experiment; every look is logged."""
+    """Open the sealed test split for a chosen run, trial or arm; every look is logged.
+
+    Arms of an ablation are evaluated beside its reference, and its report is written anew.
+    """
     from serkd.report.sealed import open_test
+    from serkd.report.sealed_arms import is_ablation_folder, open_arms
     from serkd.report.terminal import print_test
 
+    is_ablation = is_ablation_folder(folder)
+    if is_ablation and trial is not None:
+        raise InputError(f"--trial must be left out: {folder} is an ablation, choose by --arm")
+    if arms and not is_ablation:
+        raise InputError(f"--arm must be left out: {folder} is no ablation")
+    if is_ablation:
+        from serkd.report.answer_terminal import print_tested
+
+        print_tested(open_console(), open_arms(folder, arms or []), folder, as_json=as_json)
+        return
     print_test(open_console(), open_test(folder, trial), folder, as_json=as_json)
 
 

@@ -4,7 +4,7 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -32,10 +32,11 @@ from serkd.search.cells import (
     with_settings,
 )
 from serkd.search.designs import Arm, Study, read_study
+from serkd.search.footprint import measure_latency
 from serkd.search.identity import experiment_key
 from serkd.search.run_cells import run_cells
 from serkd.search.space import Resources
-from serkd.stages.key import compute_key
+from serkd.stages.key import compute_key, used_values
 from serkd.stages.store import StageStore
 from serkd.storage.sync import synced
 from serkd.train.metrics import confusion_metric
@@ -49,6 +50,9 @@ class Source(Protocol):
 
     def outcome(self, cell: Cell) -> dict[str, Any] | None:
         """See `read_outcome`; None while there is none."""
+
+    def latency(self, experiment: Experiment) -> float | None:
+        """Milliseconds, see `measure_latency`; None where nothing is known of it."""
 
 
 class Trained:
@@ -75,7 +79,13 @@ class Trained:
 
     def outcome(self, cell: Cell) -> dict[str, Any] | None:
         fold, labels = self.folds[cell.fold], self.labels[cell.fold]
-        return read_outcome(cell, fold, self.store, self.model, labels)
+        return read_outcome(cell, fold, self.store, labels)
+
+    def latency(self, experiment: Experiment) -> float | None:
+        if self.model != "student":
+            return None
+        first = next(iter(self.folds.values()))
+        return measure_latency(experiment.student, len(first.manifest.class_names))
 
 
 def start_ablation(
@@ -175,7 +185,10 @@ def run_study(
     experiments = [with_settings(arm.experiment, tuned[arm.name]) for arm in study.arms]
     seeds, model = study.file.seeds, study.file.model
     groups = [arm_cells(experiment, folds, seeds, model) for experiment in experiments]
-    write_json(folder / PLAN, _describe(study, facts, folds, experiments, tuned, groups))
+    described = _describe(study, facts, folds, experiments, tuned, groups)
+    for arm, experiment in zip(described["arms"], experiments, strict=True):
+        arm["latency_ms"] = _latency(folder, experiment, source)
+    write_json(folder / PLAN, described)
     cells = unique_cells(groups)
     source.compute(cells)
     with synced(folder):
@@ -189,6 +202,17 @@ def collect(folder: Path, cells: Sequence[Cell], source: Source) -> None:
         path = folder / CELLS / f"{cell.name}.json"
         if not path.is_file() and (outcome := source.outcome(cell)) is not None:
             write_json(path, outcome)
+
+
+def _latency(folder: Path, experiment: Experiment, source: Source) -> float | None:
+    """Measured once for every student: two measurements of one are no difference of arms."""
+    path = folder / "latency.json"
+    known = read_json(path) if path.is_file() else {}
+    shape = compute_key(used_values(experiment, ("student",)))
+    if shape not in known:
+        known[shape] = source.latency(experiment)
+        write_json(path, known)
+    return cast("float | None", known[shape])
 
 
 def _tune(

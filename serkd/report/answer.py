@@ -104,17 +104,12 @@ def _add_arms(
             experiment=arm["experiment"],
             num_planned=len(arm["cells"]),
             parameters=first.get("parameters"),
-            latency_ms=_median([o.get("latency_ms") for o in outcomes.values()]),
+            latency_ms=arm["latency_ms"],
             cells=[_cell(fold, seed, name, outcomes) for fold, seed, name in arm["cells"]],
             command=shlex.join(
                 ["serkd", "reproduce", str(folder / REPORT / "report.json"), "--row", str(number)]
             ),
         )
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = sorted(value for value in values if value is not None)
-    return known[len(known) // 2] if known else None
 
 
 def _cell(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from serkd.report.block import Block, Report
 from serkd.report.blocks import arms_block
-from serkd.report.run_blocks import cost_block, failures_block
+from serkd.report.run_blocks import cost_block, failures_block, test_block
 
 _SHOWN = (1, 2, 3, 4, 6, 11)  # of the main table's columns: what has room in a line
 
@@ -31,6 +31,18 @@ def print_answer(console: Console, report: Report, folder: Path, *, as_json: boo
         console.print(_table(failures, range(len(failures.head))))
     for note in (*block.notes[1:], *cost_block(report).notes):
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"report: {folder / 'report' / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def print_tested(console: Console, report: Report, folder: Path, *, as_json: bool) -> None:
+    """What the opened arms reached on test."""
+    if as_json:
+        print(json.dumps(report["test"]))
+        return
+    block = test_block(report)
+    console.print(_table(block, range(len(block.head))))
+    for note in block.notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {folder / 'report' / 'report.html'}", soft_wrap=True, highlight=False)
 
 

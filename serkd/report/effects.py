@@ -15,6 +15,9 @@ def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dic
     """
     names = list(dict.fromkeys(name for arm in arms for name in arm["levels"]))
     known = [arm for arm in arms if arm["mean"] is not None]
+    # of a factorial, a reference that is none of the combinations has no place in the grid
+    in_grid = [arm for arm in known if set(arm["levels"]) == set(names)]
+    known = in_grid if len(in_grid) > 1 else known
     defaults = known[0]["levels"] if known else {}
     found = []
     for name in names:

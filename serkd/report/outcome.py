@@ -19,14 +19,14 @@ Labels = Mapping[str, str]
 
 
 def read_outcome(
-    cell: Cell, fold: Fold, store: StageStore, model: str, labels: Labels
+    cell: Cell, fold: Fold, store: StageStore, labels: Labels
 ) -> dict[str, Any] | None:
     """The cell's outcome on the utterances of `labels`; None where its model is not stored.
 
     `confusions` (G, C, C) are counts by speaker, true and predicted class; `stages` are all that
     the model was made of, whoever computed them, with what they took.
     """
-    graph = Graph(STAGES, cell.experiment, fold)
+    graph, model = Graph(STAGES, cell.experiment, fold), cell.model
     ref = MODELS[model]
     found = store.find(ref.stage, graph.key(ref))
     if found is None:

@@ -57,7 +57,7 @@ def reproduce_row(
     for known in cells:
         again = build_experiment(row["experiment"], {"seed": known["seed"]}, origin="cell")
         cell = Cell(again, known["fold"], report["stamp"]["model"])
-        found.append(_compare(report, known, _run(report, cell, by_name, storage, observer)))
+        found.append(_compare(report, known, _run(cell, by_name, storage, observer)))
     is_equal = all(cell["is_equal"] for cell in found)
     notes = [] if is_equal else _differences(report["stamp"])
     return {
@@ -99,20 +99,19 @@ def _data_problems(stamp: Mapping[str, Any], folds: list[Fold]) -> list[str]:
 
 
 def _run(
-    report: Mapping[str, Any],
     cell: Cell,
     folds: Mapping[str, Fold],
     storage: Path,
     observer: Observer,
 ) -> dict[str, Any]:
-    fold, store, model = folds[cell.fold], StageStore(storage), report["stamp"]["model"]
+    fold, store = folds[cell.fold], StageStore(storage)
     graph = Graph(STAGES, cell.experiment, fold)
     compute = Compute(device=choose_device(cell.experiment.train.device))
     try:
-        graph.run([MODELS[model]], store, compute, observer)
+        graph.run([MODELS[cell.model]], store, compute, observer)
     finally:
         compute.close()
-    outcome = read_outcome(cell, fold, store, model, dev_labels(fold))
+    outcome = read_outcome(cell, fold, store, dev_labels(fold))
     assert outcome is not None, "the graph has run"
     return outcome
 

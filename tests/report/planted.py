@@ -86,6 +86,9 @@ class Planted:
             "stages": [["student", cell.name, 1.0]],
         }
 
+    def latency(self, experiment: Experiment) -> float:
+        return experiment.student.width / 100
+
     def _confusions(self, rng: np.random.Generator, skill: float) -> np.ndarray:
         """(G, C, C): as many utterances of every class; errors go to the others alike."""
         each = self.utterances // len(NAMES)

@@ -1,0 +1,127 @@
+"""The sealed evaluation of chosen arms of an ablation: what ``serkd test`` does to its folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serkd.corpora.folds import Fold
+from serkd.corpora.protocols import read_folds
+from serkd.corpora.seal import open_seal, require_look
+from serkd.errors import InputError
+from serkd.files import write_json
+from serkd.recipe import build_experiment
+from serkd.report.answer import PLAN, TESTED, read_plan, write_report
+from serkd.report.arm_table import compare_arms
+from serkd.report.outcome import read_outcome
+from serkd.report.results import read_json
+from serkd.search.cells import Cell
+from serkd.stages.catalogue import MODELS, STAGES
+from serkd.stages.graph import Graph
+from serkd.stages.store import StageStore
+
+Cells = Mapping[tuple[str, int], Cell]
+
+
+def is_ablation_folder(folder: Path) -> bool:
+    """Whether `serkd ablate` made it."""
+    return (folder / PLAN).is_file()
+
+
+def open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Evaluate arms on the test split and write the report anew; the reference is always there.
+
+    Without names it is the best arm on dev. All cells of these arms must be stored: nothing is
+    computed. The look is written to STORAGE/test_log.jsonl before a label is read.
+
+    Raises:
+        InputError: no such arm, or cells that are not finished.
+    """
+    plan = read_plan(folder)
+    chosen = _choose(plan, names or [_best(folder)])
+    storage, store = folder.resolve().parent.parent, StageStore(folder.resolve().parent.parent)
+    arms = {arm["name"]: _cells(plan, arm) for arm in chosen}
+    experiment = next(iter(next(iter(arms.values())).values())).experiment
+    all_folds = {fold.name: fold for fold in read_folds(experiment.corpus, experiment.protocol)}
+    folds = [all_folds[name] for name in plan["folds"]]
+    keys = _find_keys(arms, all_folds, store, folder)
+    log, subject = storage / "test_log.jsonl", f"{folder.resolve().parent.name}/{folder.name}"
+    if (folder / TESTED).is_file():
+        require_look(log, read_json(folder / TESTED)["look_digest"], folder / TESTED)
+    text = f"arms {', '.join(arms)}"
+    emotions, look = open_seal(
+        log, subject, text, experiment.corpus, experiment.protocol, folds, keys
+    )
+    labels = {fold.name: {i: emotions[i] for i in fold.test} for fold in folds}
+    outcomes = {
+        name: {
+            pair: _outcome(cell, all_folds[cell.fold], store, labels[cell.fold])
+            for pair, cell in cells.items()
+        }
+        for name, cells in arms.items()
+    }
+    file = plan["file"]
+    found = compare_arms(
+        outcomes,
+        plan["folds"],
+        file["seeds"],
+        split="test",
+        model=file["model"],
+        metric=file["metric"],
+        margin=file["margin"],
+    )
+    write_json(folder / TESTED, {**found, "look": look.text, "look_digest": look.digest})
+    return write_report(folder)
+
+
+def _choose(plan: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    reference, *others = plan["arms"]
+    known = {arm["name"] for arm in plan["arms"]}
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"--arm must be one of {', '.join(sorted(known))}, got {', '.join(unknown)}"
+        )
+    return [reference, *(arm for arm in others if arm["name"] in names)]
+
+
+def _best(folder: Path) -> str:
+    """The arm with the highest mean on dev."""
+    rows = [row for row in write_report(folder)["comparison"]["arms"] if row["mean"] is not None]
+    if not rows:
+        raise InputError(f"{folder}: must have a finished arm, it has none")
+    return str(max(rows, key=lambda row: row["mean"])["name"])
+
+
+def _cells(plan: Mapping[str, Any], arm: Mapping[str, Any]) -> Cells:
+    found = {}
+    for fold, seed, _ in arm["cells"]:
+        experiment = build_experiment(arm["experiment"], {"seed": seed}, origin=arm["name"])
+        found[fold, seed] = Cell(experiment, fold, plan["file"]["model"])
+    return found
+
+
+def _find_keys(
+    arms: Mapping[str, Cells], folds: Mapping[str, Fold], store: StageStore, folder: Path
+) -> dict[str, str]:
+    """The content keys of all models, which must be stored."""
+    keys, missing = {}, []
+    for name, cells in arms.items():
+        for (fold, seed), cell in cells.items():
+            ref = MODELS[cell.model]
+            key = Graph(STAGES, cell.experiment, folds[fold]).key(ref)
+            keys[f"{name}, fold {fold}, seed {seed}"] = key
+            if store.find(ref.stage, key) is None:
+                missing.append(f"{name} (fold {fold}, seed {seed})")
+    if missing:
+        raise InputError(
+            f"{folder}: every cell of the chosen arms must be finished, these are not: "
+            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}; run `serkd ablate` again"
+        )
+    return keys
+
+
+def _outcome(
+    cell: Cell, fold: Fold, store: StageStore, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    found = read_outcome(cell, fold, store, labels)
+    assert found is not None, "its key was found before the seal was opened"
+    return found

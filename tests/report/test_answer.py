@@ -1,0 +1,231 @@
+"""Reports: what they say of known outcomes, and that names of users cannot break them."""
+
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from planted import NAMES, Planted, planted_study, run_planted
+
+from serkd.report.arm_table import choose_rectangle
+from serkd.report.charts import find_ticks
+from serkd.report.effects import describe_factors, find_pareto
+from serkd.report.latex import escape as latex_escape
+from serkd.report.ledger_facts import count_costs
+from serkd.report.published import compare_published
+from serkd.search.designs import Study
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a | b `c` **d** [e](javascript:f)",
+    r"\input{x} $y$ 100% a_b #1 {z} ^ ~ &",
+    "\"><img src=x onerror='y'>",
+]
+
+
+class _Reader(HTMLParser):
+    """Tags, and text; refuses tags that are not closed as they were opened."""
+
+    VOID = frozenset({"meta", "br", "circle", "line", "polyline", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text: list[str] = []
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report folder of arms and a question with such names."""
+    arms = {name: {"student.width": 200 + i} for i, name in enumerate(HOSTILE)}
+    folder = tmp_path_factory.mktemp("hostile") / "x"
+    file = {"design": "list", "arms": arms, "question": HOSTILE[0]}
+    run_planted(file, Planted({("student.width", 201): 0.1}), folder, 3)
+    return folder / "report"
+
+
+def test_names_are_text_in_the_page(hostile: Path) -> None:
+    reader = _Reader()
+    reader.feed((hostile / "report.html").read_text(encoding="utf-8"))
+    assert reader.open == []
+    assert not reader.tags & {"script", "img", "a", "link", "iframe"}
+    assert not [name for name in reader.attributes if name.startswith("on")]
+    text = " ".join(reader.text)
+    assert all(name in text for name in HOSTILE)
+    assert not reader.attributes & {"src", "href", "srcset"}  # nothing is fetched
+
+
+def test_names_are_text_in_markdown(hostile: Path) -> None:
+    text = (hostile / "report.md").read_text(encoding="utf-8")
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert tables
+    for table in tables:
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(counts) == 1, table
+    assert not re.search(r"(?<!\\)[<`*\[]", text.replace("**Partial", ""))
+
+
+def test_names_are_text_in_latex(hostile: Path) -> None:
+    text = (hostile / "report.tex").read_text(encoding="utf-8")
+    assert r"\input" not in text
+    bare = re.sub(r"\\[\\{}$&#_%]", "", text)
+    assert bare.count("{") == bare.count("}")
+    rows = [line for line in bare.splitlines() if line.count("&") > 2]
+    assert rows
+    assert not re.search(r"[#_~^]", "".join(rows))
+    assert bare.count("$") % 2 == 0
+
+
+def test_every_letter_of_latex_has_its_escape() -> None:
+    assert latex_escape(r"\{}$&#_%~^") == (
+        r"\textbackslash{}\{\}\$\&\#\_\%\textasciitilde{}\textasciicircum{}"
+    )
+
+
+def test_the_figures_are_there_as_png_and_pdf(hostile: Path) -> None:
+    for name in ("forest", "confusion", "pareto", "curves"):
+        assert (hostile / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (hostile / "figures" / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_main_effects_of_a_factorial_are_its_marginal_means(tmp_path: Path) -> None:
+    """Without noise, levels differ by what was planted, whatever the other factor is."""
+    factors = {"student.width": [100, 200], "student.depth": [2, 4]}
+    file = {"design": "factorial", "factors": factors, "set": {"student.width": 100}}
+    study: Study = planted_study(file)
+    assert len(study.arms) == 5  # the base is none of the combinations
+    effects = {("student.width", 200): 0.05, ("student.depth", 4): 0.1}
+    source = Planted(effects, fold_sd=0, arm_sd=0, seed_sd=0, utterances=20_000)
+    report = run_planted(file, source, tmp_path / "x", 3)
+    found = {f["name"]: f for f in report["factors"]}
+    assert list(found) == ["student.depth", "student.width"]  # the largest first
+    assert found["student.depth"]["importance"] == pytest.approx(0.1, abs=0.005)
+    assert found["student.width"]["importance"] == pytest.approx(0.05, abs=0.005)
+    arms = {a["name"]: a["mean"] for a in report["comparison"]["arms"]}
+    narrow = [value for name, value in arms.items() if "student.width = 100" in name]
+    level = next(e for e in found["student.width"]["levels"] if e["level"] == "100")
+    assert level["mean"] == pytest.approx(np.mean(narrow), abs=1e-12)
+
+
+def _point(i: int, mean: float, parameters: int, latency: float) -> dict[str, Any]:
+    return {"name": str(i), "row": i, "mean": mean, "parameters": parameters, "latency_ms": latency}
+
+
+def test_the_front_is_what_no_other_beats_in_everything() -> None:
+    rng = np.random.default_rng(3)
+    points = [
+        _point(i, round(float(rng.random()), 1), int(rng.integers(1, 5)), float(rng.integers(1, 4)))
+        for i in range(40)
+    ]
+    found = {p["row"]: p["is_on_front"] for p in find_pareto(points)}
+    for one in points:
+        better = [
+            o
+            for o in points
+            if o["mean"] >= one["mean"]
+            and o["parameters"] <= one["parameters"]
+            and o["latency_ms"] <= one["latency_ms"]
+            and (o["mean"], -o["parameters"], -o["latency_ms"])
+            != (one["mean"], -one["parameters"], -one["latency_ms"])
+        ]
+        assert found[one["row"]] == (not better)
+
+
+def test_an_arm_without_a_value_has_no_factor() -> None:
+    arms = [{"levels": {"a": "1"}, "mean": None}, {"levels": {"a": "2"}, "mean": None}]
+    assert describe_factors(arms, "uar") == []
+
+
+def test_what_sharing_saved_is_what_was_asked_for_again() -> None:
+    outcomes = [{"stages": [["teacher", "t1", 10.0], ["student", f"s{i}", 2.0]]} for i in range(3)]
+    outcomes.append({"stages": [["teacher", "t2", 8.0], ["student", "s9", 1.0]]})
+    total = count_costs(outcomes)["total"]
+    assert (total["requests"], total["distinct"]) == (8, 6)
+    assert (total["seconds"], total["seconds_unshared"]) == (25.0, 45.0)
+
+
+def test_the_rectangle_is_the_largest_that_is_complete() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        pairs = {(str(f), s) for f in range(4) for s in range(3) if rng.random() < 0.7}
+        folds, seeds = choose_rectangle(pairs)
+        assert all(pair in pairs for pair in itertools.product(folds, seeds))
+    everything = set(itertools.product("123", (0, 1)))
+    assert choose_rectangle(everything) == (["1", "2", "3"], [0, 1])
+    assert choose_rectangle(everything - {("3", 1)}) == (["1", "2"], [0, 1])
+    assert choose_rectangle({("1", 0), ("2", 0), ("2", 1)}) == (["1", "2"], [0])
+    assert choose_rectangle(set()) == ([], [])
+
+
+def _stamped(**changes: object) -> dict[str, Any]:
+    stamp = {
+        "corpora": ["iemocap"],
+        "class_names": ["ang", "hap", "neu", "sad"],
+        "num_utterances": 5531,
+        "protocol": "leave_one_session_out",
+        "all_folds": [*"12345"],
+        "shares_speakers": False,
+        **changes,
+    }
+    return {"stamp": stamp, "test": {"folds": [*"12345"]}}
+
+
+def test_published_results_stand_beside_ours_only_where_all_is_alike() -> None:
+    found = compare_published(_stamped())
+    systems = {row["system"] for row in found["rows"]}
+    assert {"emotion2vec", "Vesper-12", "P-TAPT (wav2vec 2.0-base)"} <= systems
+    # whose protocols nobody could verify
+    assert {r["system"] for r in found["refusals"]} == {"KD-SER", "GMP-TL"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"protocol": "leave_one_speaker_out"}, "its protocol is leave_one_session_out"),
+        ({"class_names": [*NAMES, "fear"]}, "it has 4 classes, ours 5"),
+        ({"num_utterances": 5000}, "5,531 utterances"),
+        ({"shares_speakers": True}, "shares speakers"),
+        ({"corpora": ["iemocap", "meld"]}, "2 corpora"),
+        ({"all_folds": [*"123456"]}, "5 of 6 folds"),
+        ({"corpora": ["ravdess"]}, "no published result on ravdess"),
+    ],
+)
+def test_other_data_or_protocols_are_refused(changes: dict[str, Any], why: str) -> None:
+    found = compare_published(_stamped(**changes))
+    assert found["rows"] == []
+    assert any(why in refusal["why"] for refusal in found["refusals"])
+
+
+def test_dev_is_never_compared_with_print() -> None:
+    found = compare_published({**_stamped(), "test": None})
+    assert found["rows"] == []
+    assert all("dev" in refusal["why"] for refusal in found["refusals"])
+
+
+def test_ticks_are_round_and_hold_the_range() -> None:
+    rng = np.random.default_rng(1)
+    for low, width in rng.random((200, 2)):
+        ticks = find_ticks(low, low + width)
+        assert ticks[0] <= low + 1e-9
+        assert ticks[-1] >= low + width - 1e-9
+        assert 2 <= len(ticks) <= 8
+        steps = np.diff(ticks)
+        assert np.allclose(steps, steps[0])
