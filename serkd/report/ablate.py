@@ -102,9 +102,7 @@ def start_ablation(
         InputError: an illegal file, or folds that the protocol does not have.
     """
     command = _command(path, values, storage, is_smoke)
-    if is_smoke:
-        manifest = synthesise_corpus(storage, observer)
-        values = {"corpus.manifest": str(manifest.resolve()), **values}
+    values = use_synthetic(values, storage, observer) if is_smoke else values
     study = open_study(path, values, is_smoke=is_smoke)
     folds = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in folds])
@@ -115,6 +113,13 @@ def start_ablation(
         file = study.file
         source = Trained(folder, folds, file.model, file.resources, observer)
         return run_study(study, facts, folder, source), folder
+
+
+def use_synthetic(values: Mapping[str, Any], storage: Path, observer: Observer) -> dict[str, Any]:
+    """Settings of `--smoke`: the built-in corpus unless another is named."""
+    if "corpus.manifest" in values:
+        return dict(values)
+    return {**values, "corpus.manifest": str(synthesise_corpus(storage, observer).resolve())}
 
 
 def refresh_report(folder: Path) -> dict[str, Any]:
