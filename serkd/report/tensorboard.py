@@ -24,6 +24,7 @@ class TensorBoard(Observer):
         for path in folder.rglob("*"):
             if path.is_file():  # and not the folder: another process may be writing to it too
                 path.unlink(missing_ok=True)
+        self.folder, self.projected = folder, list[str]()
         self.writer = SummaryWriter(str(folder))
 
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
@@ -62,10 +63,23 @@ class TensorBoard(Observer):
         about: Sequence[Sequence[str]],
     ) -> None:
         """Points (U, E) of the PROJECTOR tab, and under `header` what each is of."""
-        rows = [[" ".join(text.split()) for text in row] for row in about]  # tabs part columns
-        # text again: four decimals are a third of the bytes
-        points = np.round(embeddings.astype(np.float64), 4)
-        self.writer.add_embedding(points, rows, metadata_header=list(header), tag=name)
+        rows = [header, *about]
+        lines = ["\t".join(" ".join(text.split()) for text in row) for row in rows]
+        # text, too: four decimals are a third of the bytes
+        points = ["\t".join(f"{value:.4f}" for value in point) for point in embeddings]
+        shown = {
+            "tensor_name": name,
+            "tensor_path": self._write(f"{name}_points.tsv", points),
+            "metadata_path": self._write(f"{name}_about.tsv", lines),
+        }
+        fields = " ".join(f'{field}: "{value}"' for field, value in shown.items())
+        self.projected.append(f"embeddings {{ {fields} }}")
+        self._write("projector_config.pbtxt", self.projected)
+
+    def _write(self, name: str, lines: Sequence[str]) -> str:
+        # the writer's own method prints to standard output when a folder is used again
+        (self.folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return name
 
     def close(self) -> None:
         """Flush and close the event file."""

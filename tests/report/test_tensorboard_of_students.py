@@ -16,6 +16,7 @@ from serkd.distill.curriculum import compute_alpha, compute_reversal, compute_sh
 from serkd.events import Observer, Observers
 from serkd.recipe import build_experiment
 from serkd.report import embeddings
+from serkd.report.run import run_experiment
 from serkd.report.tensorboard import TensorBoard
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
 from serkd.stages.context import Compute
@@ -103,7 +104,7 @@ def _projector(folder: Path) -> dict[str, tuple[np.ndarray, list[dict[str, str]]
     for one in config.embeddings:
         header, *rows = (folder / one.metadata_path).read_text(encoding="utf-8").splitlines()
         about = [dict(zip(header.split("\t"), row.split("\t"), strict=True)) for row in rows]
-        found[one.tensor_name.partition(":")[0]] = (np.loadtxt(folder / one.tensor_path), about)
+        found[one.tensor_name] = (np.loadtxt(folder / one.tensor_path), about)
     return found
 
 
@@ -140,6 +141,21 @@ def test_of_a_large_dev_both_models_show_the_same_part(
     ids = [[row["utt_id"] for row in about] for _, about in found.values()]
     assert ids[0] == ids[1]
     assert len(set(ids[0]) & set(graph.fold.dev)) == 5
+
+
+def test_a_run_again_prints_nothing_and_shows_the_same(
+    run: Run, tiny: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a program reads from standard output is JSON and nothing else."""
+    folder = run.folder / "tensorboard" / "fold_1"
+    before = _projector(folder)
+    capsys.readouterr()
+    run_experiment(tiny, "1", run.storage, "tiny", Observer())
+    assert capsys.readouterr().out == ""
+    assert _projector(folder).keys() == before.keys()
+    for name, (points, about) in _projector(folder).items():
+        np.testing.assert_array_equal(points, before[name][0])
+        assert about == before[name][1]
 
 
 def test_names_with_tabs_and_lines_keep_their_row(tmp_path: Path) -> None:
