@@ -45,6 +45,11 @@ STARTS: dict[str, dict[str, object]] = {
     **{f"units {mode}": {"units.gender_mode": str(mode)} for mode in GenderMode},
     "extractor": {"teacher.start": "extractor"},
     "backbone": {"teacher.start": "backbone"},
+    "layers side by side, speeds": {
+        "teacher.start": "backbone",
+        "backbone.layer_mix": "concat",
+        "teacher.stage2.augment.speed": [0.9, 1.0, 1.25],
+    },
     "counts, classes weighted": {**COUNTS, "teacher.stage2.class_weights": "balanced"},
     "counts, classes balanced": {**COUNTS, "teacher.stage2.fit.batches": "class_balanced"},
     "inner folds": {"teacher.inner_folds": 2},

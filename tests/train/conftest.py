@@ -1,8 +1,9 @@
 """The frames, units and teacher outputs of one fold, and the four tasks that learn from them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ from serkd.train.task import Task
 from serkd.train.teacher import EmotionTask, ExtractorTask, UnitsTask
 from serkd.train.units import KeptUnits, UnitScale
 
+SPEEDS = {0.9: Ref("speeds", (900, 0)), 1.25: Ref("speeds", (1250, 0))}
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -50,10 +53,16 @@ class Stored:
             for ref, weight in zip(refs, weights, strict=True)
         ]
 
+    def speeds(self, settings: Experiment) -> dict[float, Path]:
+        """The folders of what training draws from, with the audio as it is."""
+        asked = settings.teacher.stage2.augment.stored_speeds
+        return {speed: self.artifacts[SPEEDS[speed]].folder for speed in asked}
+
     def build_task(self, name: str, changes: Mapping[str, Any] | None = None) -> Callable[[], Task]:
         """A picklable task builder, with dotted config `changes`."""
         settings = build_experiment(self.experiment.model_dump(mode="json"), changes or {})
-        seed, hidden = settings.seed, self.data(Ref("features", (0,)), "layer_0")
+        seed = settings.seed
+        hidden = replace(self.data(Ref("features", (0,)), "layer_0"), speeds=self.speeds(settings))
         used = settings.backbone
         trunk = Trunk(self.backbone, 0, used.layer_mix, used.lora, used.precision)
         if name == "student":
@@ -99,6 +108,6 @@ def stored(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Stored
     graph = Graph(STAGES, tiny, fold)
     store = StageStore(tmp_path_factory.mktemp("stored"))
     artifacts, _ = graph.run(
-        [TEACHER_OUTPUTS, TEACHER_HIDDEN, STUDENT], store, Compute(), Observer()
+        [TEACHER_OUTPUTS, TEACHER_HIDDEN, STUDENT, *SPEEDS.values()], store, Compute(), Observer()
     )
     return Stored(tiny, fold, graph.backbone, artifacts)

@@ -21,6 +21,12 @@ RANDOM: dict[str, dict[str, Any]] = {
         "teacher.stage2.dropout": 0.3,
         "teacher.stage2.mask_start_share": 0.05,
     },
+    "sped teacher": {
+        "teacher.stage2.fit.epochs": 3,
+        "teacher.stage2.dropout": 0.3,
+        "backbone.layer_mix": "concat",
+        "teacher.stage2.augment": {"speed": [0.9, 1.0, 1.25]},
+    },
     "adapted teacher": {
         "teacher.stage2.fit.epochs": 3,
         "teacher.stage2.fit.layer_decay": 0.5,

@@ -1,6 +1,6 @@
 """Stored frames at other speeds: what would be computed in every step, computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,15 +10,14 @@ import pytest
 from serkd import config
 from serkd.config import Experiment
 from serkd.corpora.protocols import read_folds
-from serkd.events import Observer
 from serkd.features.backbone import Backbone
 from serkd.features.cache import find_frames
 from serkd.features.encoders import PrefixEncoder
 from serkd.recipe import build_experiment
 from serkd.stages.catalogue import STAGES
-from serkd.stages.context import Compute, Ref
+from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
-from serkd.stages.store import StageStore
+from serkd.stages.store import Artifact
 from serkd.train.data import FoldData
 from serkd.train.source import MemorySource, Padded
 from serkd.train.speeds import SpeedSource
@@ -34,17 +33,15 @@ class Fixture(Protocol):
     """The part of the `stored` fixture that is used here."""
 
     backbone: Backbone
+    artifacts: Mapping[Ref, Artifact]
 
     def data(self, ref: Ref, column: str) -> FoldData: ...
 
 
-@pytest.fixture(scope="module")
-def folders(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
+@pytest.fixture
+def folders(stored: Fixture) -> dict[float, Path]:
     """What the stages of two speeds write."""
-    graph = Graph(STAGES, tiny, read_folds(tiny.corpus, tiny.protocol)[0])
-    store = StageStore(tmp_path_factory.mktemp("speeds"))
-    artifacts, _ = graph.run(list(STORED.values()), store, Compute(), Observer())
-    return {speed: artifacts[ref].folder for speed, ref in STORED.items()}
+    return {speed: stored.artifacts[ref].folder for speed, ref in STORED.items()}
 
 
 @pytest.fixture

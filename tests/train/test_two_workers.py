@@ -62,6 +62,13 @@ SAME: dict[str, dict[str, Any]] = {
         "backbone.lora.rank": 2,
         "backbone.layer_mix": True,
     },
+    "sped teacher": {
+        "teacher.stage2.dropout": 0.0,
+        "teacher.stage2.fit.epochs": 2,
+        "teacher.stage2.fit.batch_size": 7,
+        "backbone.layer_mix": "concat",
+        "teacher.stage2.augment": {"speed": [0.9, 1.0, 1.25]},
+    },
     "augmented teacher": {
         "teacher.stage2.dropout": 0.0,
         "teacher.stage2.mask_start_share": 0.05,
