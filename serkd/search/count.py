@@ -74,7 +74,7 @@ class Tracer:
             if counts.students[student] == 1:
                 groups[student.inputs] += 1
         for inputs, count in groups.items():
-            upstream = dict.fromkeys(node for used in inputs for node in _closure(used))
+            upstream = dict.fromkeys(node for used in inputs for node in closure(used))
             counts.requests += count * (1 + len(upstream))
             asked.update(dict.fromkeys(upstream, count))
         counts.nodes = {**dict.fromkeys(counts.students, 1), **asked}
@@ -130,10 +130,11 @@ class Tracer:
         return cast(dict[str, Any], self._made.setdefault(repr(value), value))
 
 
-def _closure(node: Node) -> list[Node]:
+def closure(node: Node) -> list[Node]:
+    """The node and all that it needs, each once."""
     found: dict[Node, None] = {node: None}
     for used in node.inputs:
-        found |= dict.fromkeys(_closure(used))
+        found |= dict.fromkeys(closure(used))
     return list(found)
 
 
