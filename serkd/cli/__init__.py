@@ -15,6 +15,7 @@ from serkd.cli.export import export
 from serkd.cli.plan import plan
 from serkd.cli.prepare import prepare
 from serkd.cli.submit import submit
+from serkd.cli.stages import stages
 from serkd.errors import InputError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command()(frames.features)
 app.command()(frames.cluster)
 app.add_typer(frames.units, name="units")
 app.add_typer(curriculum, name="curriculum")
+app.add_typer(stages, name="stages")
 
 
 def main(*first: str) -> None:

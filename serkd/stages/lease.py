@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
@@ -92,3 +92,20 @@ def _file_lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file unlocks it
+
+
+def lock_now(path: Path, held: ExitStack) -> bool:
+    """Take a file's lock until `held` closes, if nobody has it; False: somebody has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = held.enter_context(path.open("a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a file's lock."""
+    with ExitStack() as held:
+        return path.is_file() and not lock_now(path, held)
