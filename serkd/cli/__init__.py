@@ -14,8 +14,8 @@ from serkd.cli.curriculum import curriculum
 from serkd.cli.export import export
 from serkd.cli.plan import plan
 from serkd.cli.prepare import prepare
-from serkd.cli.submit import submit
 from serkd.cli.stages import stages
+from serkd.cli.submit import submit
 from serkd.errors import InputError
 
 app = typer.Typer(

@@ -1,6 +1,5 @@
 """The trials that a search will run, as far as that can be known before it."""
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -13,11 +12,13 @@ import optuna
 from serkd.config import Experiment
 from serkd.errors import InputError
 from serkd.search.build import Legality
+from serkd.search.count import Node, Tracer
 from serkd.search.draw import draw_params
 from serkd.search.grid import list_cells
 from serkd.search.samplers import build_sampler, seed_proposal
 from serkd.search.space import Space
 from serkd.search.suggest import decode_params, suggest
+from serkd.stages.catalogue import STUDENT
 
 _ASKED = 300  # trials that Optuna itself is asked for; more are drawn without it
 _TRIES = 64  # at finding a legal trial that is not there yet
@@ -60,32 +61,36 @@ def _preview_grid(space: Space, legality: Legality) -> Preview:
     found = Preview(is_exact=True, num_cells=0)
     for params in list_cells(space.space):
         found.num_cells = (found.num_cells or 0) + 1
-        if len(found.params) < space.budget.trials:
-            _add(found, params, legality)
+        if len(found.params) >= space.budget.trials:
+            continue
+        if (experiment := _build(found, params, legality)) is not None:
+            found.params.append(params)
+            found.experiments.append(experiment)
     return found
 
 
 def _take(
     found: Preview, proposals: Iterator[Iterator[dict[str, Any]]], legality: Legality, count: int
 ) -> None:
-    known: set[str] = set()
+    """Of each trial's attempts the first that is legal and another experiment than those before."""
+    tracer, known = Tracer(), set[Node]()
     for attempts in islice(proposals, count):
         for params in islice(attempts, _TRIES):
-            text = json.dumps(params, sort_keys=True)
-            if text not in known and _add(found, params, legality):
-                known.add(text)
-                break
+            experiment = _build(found, params, legality)
+            if experiment is None or (node := tracer.find(experiment, STUDENT)) in known:
+                continue
+            known.add(node)
+            found.params.append(params)
+            found.experiments.append(experiment)
+            break
 
 
-def _add(found: Preview, params: dict[str, Any], legality: Legality) -> bool:
+def _build(found: Preview, params: dict[str, Any], legality: Legality) -> Experiment | None:
     try:
-        experiment = legality.build(params)
+        return legality.build(params)
     except InputError as error:
         found.refused[str(error).partition(", got ")[0]] += 1
-        return False
-    found.params.append(params)
-    found.experiments.append(experiment)
-    return True
+        return None
 
 
 def _ask(space: Space) -> Iterator[Iterator[dict[str, Any]]]:
