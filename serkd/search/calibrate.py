@@ -13,7 +13,7 @@ from serkd.search.cost import flatten
 from serkd.search.count import Node
 from serkd.search.footprint import count_student
 
-_SIZE, _SECONDS = 768, 0.5
+_SIZE, _SECONDS = 768, 0.3
 _SHARE = 0.4  # of the speed of one large product that a training reaches [our guess]
 _FRONT_FLOPS = 60e6  # a frame's convolutions in a HuBERT-base, 768 wide
 _BASE_LAYERS, _BASE_DIM = 12, 768

@@ -66,12 +66,14 @@ class Costs:
         self.past, self.calibrated = past, calibrated
         self.guessed: set[str] = set()  # stages without a past
         self._known: dict[tuple[Any, ...], tuple[float, float]] = {}
+        self._parts: dict[int, tuple[Mapping[str, Any], tuple[tuple[str, Any], ...]]] = {}
 
     def predict(self, node: Node) -> tuple[float, float]:
         """(seconds, bytes) of computing a node once."""
-        costly = _costly(flatten(node.uses))
-        key = (node.ref.stage, node.ref.scale, *costly.items())
+        parts = [self._part(used) for used in node.uses]
+        key = (node.ref.stage, node.ref.scale, *parts)
         if key not in self._known:
+            costly = dict(item for part in parts for item in part)
             past = self.past.get(node.ref.stage)
             if past:
                 self._known[key] = _predict_like(past, costly, node)
@@ -79,6 +81,12 @@ class Costs:
                 self.guessed.add(node.ref.stage)
                 self._known[key] = self.calibrated(node)
         return self._known[key]
+
+    def _part(self, used: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """What decides the time, of a part of a node's settings; those are the same objects."""
+        if id(used) not in self._parts:
+            self._parts[id(used)] = (used, tuple(_costly(used).items()))
+        return self._parts[id(used)][1]
 
 
 def flatten(uses: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -96,9 +96,10 @@ def _cluster_warnings(folds: list[Fold], preview: Preview) -> Iterator[str]:
     seen: set[tuple[object, ...]] = set()
     for experiment in preview.experiments:
         units = experiment.units
-        if (units.num_clusters, units.gender_mode) in seen:
+        what = (max(units.num_clusters), units.gender_mode.is_apart, units.max_points)
+        if what in seen:
             continue
-        seen.add((units.num_clusters, units.gender_mode))
+        seen.add(what)
         if not any(ref.stage == "centroids" for ref in list_closure(STAGES, experiment, [STUDENT])):
             continue
         by_gender = min(
