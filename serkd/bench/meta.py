@@ -82,7 +82,7 @@ def _shortest(way: Callable[[], object], repeats: int) -> float:
 
 def _student_ways(count: int, num_frames: int) -> dict[str, Callable[[], object]]:
     """A plain step, and the gradient of the quiz by each order."""
-    student = build_student(config.Student(), _CLASSES)
+    student = build_student(config.Student(), _CLASSES, num_channels=80)
     inputs = torch.randn(count, num_frames, 80), torch.ones(count, num_frames, dtype=torch.bool)
     labels = torch.randint(_CLASSES, (count,))
     says = torch.randn(count, _CLASSES, requires_grad=True)

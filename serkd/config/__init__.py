@@ -3,8 +3,9 @@
 from pydantic import Field, model_validator
 
 from serkd.config.data import Backbone, Corpus, Lora, Protocol
+from serkd.config.distill import Curriculum, Distill, Meta
 from serkd.config.fit import BackboneFit, Fit, PositiveInt, Train
-from serkd.config.student import Curriculum, Distill, LogMel, Meta, SpecAugment, Student
+from serkd.config.student import LogMel, SpecAugment, Student
 from serkd.config.teacher import Augment, Extractor, Stage1, Stage2, Teacher, Units
 from serkd.section import Section
 

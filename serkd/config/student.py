@@ -1,11 +1,15 @@
-"""The student, its losses, its curriculum, and what its teacher learns from it."""
+"""The student: what it hears, its family and size, and how its input is augmented."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from serkd.config.fit import PositiveFloat, PositiveInt, Share, StudentFit
+from serkd.config.fit import PositiveInt, StudentFit
 from serkd.section import Section
+
+# of conv_token
+TOKEN_WIDTH = 64
+PATCH_STEPS = 8  # of the last convolutions; patches overlap by half
 
 
 class LogMel(Section):
@@ -34,166 +38,168 @@ class SpecAugment(Section):
         return self
 
 
+class Hidden(Section):
+    """Frames of a pretrained encoder as the student's input."""
+
+    source: Literal["backbone", "extractor"] = Field(
+        "backbone", description="as it was pre-trained, or as the extractor fine-tuned it"
+    )
+    layer: int = Field(1, ge=0, description="of the backbone; 0 enters its first layer")
+
+
+class Shape(NamedTuple):
+    """Of a family and size."""
+
+    width: int
+    depth: int
+
+
+# about 0.4, 1.6 and 3 million parameters with 80 mels
+SHAPES: dict[str, dict[str, Shape]] = {
+    "conv": {"nano": Shape(136, 3), "small": Shape(280, 3), "base": Shape(384, 3)},
+    "token": {"nano": Shape(144, 2), "small": Shape(296, 2), "base": Shape(336, 3)},
+    "conv_token": {"nano": Shape(128, 3), "small": Shape(272, 3), "base": Shape(376, 3)},
+}
+
+
 class Student(Section):
-    family: Literal["conv", "token"] = "conv"
+    family: Literal["conv", "token", "conv_token"] = Field(
+        "conv",
+        description="convolutions over time; the paper's variate tokens; or convolutions whose "
+        "channels are the tokens",
+    )
+    input: Literal["logmel", "hidden"] = Field(
+        "logmel", description="hidden needs the backbone whenever the student is used"
+    )
     logmel: LogMel = LogMel()
-    width: PositiveInt = Field(128, description="channels (conv) or token width (token)")
-    depth: PositiveInt = 4
-    kernel_frames: PositiveInt = Field(5, description="conv only")
-    num_heads: PositiveInt = Field(4, description="token only")
-    ffn_ratio: PositiveInt = Field(2, description="token only")
-    num_frames: PositiveInt = Field(300, description="token only: the fixed length F")
+    hidden: Hidden = Hidden()
+    deltas: bool = Field(False, description="slopes over time of the input, and theirs, as well")
+    size: Literal["nano", "small", "base"] = Field(
+        "nano", description="width and depth of about 0.4, 1.6 or 3 million parameters"
+    )
+    width: PositiveInt | None = Field(
+        None, description="channels (conv, conv_token) or token width (token); null = the size's"
+    )
+    depth: PositiveInt | None = Field(
+        None, description="layers over time (conv, conv_token) or over tokens; null = the size's"
+    )
+    stem: Literal["spectrum", "frames"] | None = Field(
+        None,
+        description="conv and conv_token: three convolutions over time and mels go before those "
+        "over time, or none; null = spectrum for logmel, frames for hidden",
+    )
+    kernel_frames: PositiveInt = Field(5, description="conv and conv_token")
+    reduction: Literal[1, 2, 4] = Field(
+        4, description="conv and conv_token: frames of 20 ms to a step of the last convolutions"
+    )
+    length: Literal["crop", "resample", "window"] = Field(
+        "crop",
+        description="token and conv_token: how a channel's series gets num_frames: the first ones; "
+        "all in so many steps, with a token for the duration; or the mean over windows",
+    )
+    num_frames: PositiveInt | None = Field(
+        None,
+        description="token and conv_token: length F of a series, where conv_token counts steps "
+        "of its last convolutions; null = 300 (token) or 64 (conv_token)",
+    )
+    token_pooling: Literal["mean", "attention"] = Field(
+        "mean", description="token only: of tokens to the embedding"
+    )
+    channel_embedding: bool | None = Field(
+        None,
+        description="token and conv_token: whether tokens know which channel they are; "
+        "null = not in token, as in the paper, but in conv_token",
+    )
+    token_depth: PositiveInt = Field(1, description="conv_token only: layers over tokens")
+    num_heads: PositiveInt = Field(4, description="token and conv_token")
+    ffn_ratio: PositiveInt = Field(2, description="token and conv_token")
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of training's forward pass, without losses and meta-knowledge"
+    )
     augment: SpecAugment = SpecAugment()
     fit: StudentFit = StudentFit()
 
+    @property
+    def shape(self) -> Shape:
+        """Width and depth."""
+        found = SHAPES[self.family][self.size]
+        return Shape(self.width or found.width, self.depth or found.depth)
+
+    @property
+    def input_rate_hz(self) -> int:
+        """Frames a second of the input; all backbones have 50."""
+        return self.logmel.frame_rate_hz if self.input == "logmel" else 50
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether it hears through one."""
+        return self.input == "hidden"
+
+    @property
+    def stored_as(self) -> tuple[str, str]:
+        """The stage and the column of its input's frames."""
+        if not self.has_backbone:
+            return "logmel", "logmel"
+        stage = "features" if self.hidden.source == "backbone" else "hidden"
+        return stage, f"layer_{self.hidden.layer}"
+
+    @property
+    def has_spectrum_stem(self) -> bool:
+        """Whether neighbours among the input's channels are convolved."""
+        return (self.stem or ("spectrum" if self.input == "logmel" else "frames")) == "spectrum"
+
+    @property
+    def series_frames(self) -> int:
+        """The length of a series."""
+        return self.num_frames or (300 if self.family == "token" else 64)
+
+    @property
+    def has_channel_embedding(self) -> bool:
+        """Whether tokens know which channel they are."""
+        return (
+            (self.family != "token") if self.channel_embedding is None else self.channel_embedding
+        )
+
     @model_validator(mode="after")
     def _legal_shape(self) -> "Student":
-        problems = []
-        if self.family == "token" and self.width % self.num_heads:
-            problems.append(
-                f"width must be a multiple of num_heads = {self.num_heads}, got {self.width}"
-            )
+        problems = [*self._token_problems(), *self._input_problems()]
         if self.kernel_frames % 2 == 0:
             problems.append(f"kernel_frames must be odd, got {self.kernel_frames}")
-        if self.augment.mel_mask_bins > self.logmel.num_mels:
-            problems.append(
-                f"augment.mel_mask_bins must be at most logmel.num_mels = {self.logmel.num_mels}, "
-                f"got {self.augment.mel_mask_bins}"
-            )
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
+    def _token_problems(self) -> list[str]:
+        problems, width = [], self.shape.width
+        if self.family == "token" and width % self.num_heads:
+            problems.append(
+                f"width must be a multiple of num_heads = {self.num_heads}, got {width}"
+            )
+        if self.family == "conv_token" and TOKEN_WIDTH % self.num_heads:
+            problems.append(f"num_heads must divide {TOKEN_WIDTH}, got {self.num_heads}")
+        if self.family == "conv_token" and self.series_frames < PATCH_STEPS:
+            problems.append(
+                f"num_frames must be at least {PATCH_STEPS} for conv_token, "
+                f"got {self.series_frames}"
+            )
+        return problems
 
-class Distill(Section):
-    """(1 - alpha)·((1 - supcon_weight)·CE + supcon_weight·SupCon) + alpha·KD + gamma·hint."""
-
-    teacher: Literal["trained", "random"] = Field(
-        "trained",
-        description="random: as stage 2 would begin, but with trainable layers whose weights are "
-        "drawn anew; a control",
-    )
-    alpha: Share = Field(0.7, description="weight of KD; curriculum.alpha_curriculum may change it")
-    kd: Literal["kl", "mse_logits", "dkd"] = Field(
-        "kl", description="what KD is; mse_logits has no temperature"
-    )
-    temperature: PositiveFloat = Field(
-        4.0, le=100.0, description="of kl and dkd; where a temperature curriculum starts"
-    )
-    dkd_target_weight: float = Field(1.0, ge=0.0, description="dkd only: label against the rest")
-    dkd_other_weight: float = Field(8.0, ge=0.0, description="dkd only: among the other classes")
-    gamma: float = Field(
-        0.0, ge=0.0, description="weight of the hint: the teacher's pooled embedding; 0 = none"
-    )
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    supcon_weight: Share = 0.1
-    supcon_temperature: PositiveFloat = 0.07
-    supcon_views: Literal[1, 2] = Field(
-        1, description="2 = every utterance twice in a batch, each time augmented anew"
-    )
-
-
-class Curriculum(Section):
-    """What changes in the course of training: data in use, temperature, weight of KD.
-
-    Every `…full_at` is a share of training, after which nothing changes any more.
-    """
-
-    pacing: Literal["none", "linear", "root", "exponential", "step"] = "none"
-    scorer: Literal[
-        "teacher_cross_entropy",
-        "teacher_entropy",
-        "margin",
-        "student_teacher_kl",
-        "annotator_disagreement",
-        "random",
-    ] = Field(
-        "teacher_cross_entropy",
-        description="what is difficult. The teacher's are of the one that has not seen the speaker "
-        "when teacher.inner_folds is on, else of the one that was trained on the utterance, which "
-        "calls nearly all easy; student_teacher_kl is scored anew in every epoch (self-paced); "
-        "annotator_disagreement needs a manifest with votes",
-    )
-    control: Literal["curriculum", "anti", "random"] = "curriculum"
-    start_share: float = Field(0.3, gt=0.0, le=1.0, description="c0: share at the first epoch")
-    full_at: float = Field(
-        0.5, gt=0.0, le=1.0, description="share of training after which all is used"
-    )
-    num_jumps: PositiveInt | None = Field(
-        None,
-        description="the share rises in so many jumps, as in fixed exponential pacing; "
-        "null = a little in every epoch",
-    )
-    temperature_curriculum: Literal["off", "global", "instance"] = Field(
-        "off",
-        description="CTKD: a temperature that learns to make KD harder, one for all utterances or "
-        "one for each; it starts at distill.temperature, or as near as its bounds allow",
-    )
-    temperature_start: PositiveFloat = Field(
-        1.0, le=100.0, description="lower bound of a learned temperature"
-    )
-    temperature_range: float = Field(
-        10.0, ge=0.01, le=100.0, description="upper bound - lower bound"
-    )
-    temperature_lr: PositiveFloat = Field(0.05, description="peak learning rate of temperatures")
-    temperature_full_at: float = Field(
-        0.33, gt=0.0, le=1.0, description="share of training after which lambda is -1"
-    )
-    alpha_curriculum: Literal["off", "linear", "cosine"] = Field(
-        "off", description="how distill.alpha changes from alpha_start to alpha_end"
-    )
-    alpha_start: Share | None = Field(None, description="null = distill.alpha")
-    alpha_end: Share | None = Field(None, description="null = distill.alpha")
-    alpha_full_at: float = Field(
-        1.0, gt=0.0, le=1.0, description="share of training after which it is alpha_end"
-    )
-
-    @property
-    def scores_by_teacher(self) -> bool:
-        """Whether difficulty is what a teacher says."""
-        return self.pacing != "none" and self.scorer not in ("annotator_disagreement", "random")
-
-    @property
-    def needs_votes(self) -> bool:
-        """Whether difficulty is what annotators say."""
-        return self.pacing != "none" and self.scorer == "annotator_disagreement"
-
-    def alpha_ends(self, alpha: float) -> tuple[float, float]:
-        """The weight of KD at the start and at the end, where `alpha` is distill.alpha."""
-        if self.alpha_curriculum == "off":
-            return alpha, alpha
-        ends = (self.alpha_start, self.alpha_end)
-        start, end = (alpha if value is None else value for value in ends)
-        return start, end
-
-
-class Meta(Section):
-    """Meta-knowledge: the teacher learns from the quiz loss of a pilot student (MetaDistil)."""
-
-    order: Literal["off", "second", "finite"] = Field(
-        "off", description="second: exact gradient; finite: by differences; off: a fixed teacher"
-    )
-    trains: Literal["head", "last_n"] = Field(
-        "head",
-        description="the classifier, or the last_layers last layers with all above them",
-    )
-    last_layers: PositiveInt = Field(
-        1, description="last_n only: n, at most the layers above backbone.frozen_layers"
-    )
-    rho: Share = Field(
-        0.0, description="weight of the teacher's own cross-entropy in its step, 1 - rho the quiz's"
-    )
-    quiz_share: float = Field(0.1, gt=0.0, lt=0.5, description="share of train, whole speakers")
-    pilot_lr: PositiveFloat = Field(1e-3, description="of the pilot student's gradient step")
-    teacher_lr: PositiveFloat = Field(
-        1e-4, description="of the teacher's Adam; layers need a lower one than a head, about 1e-5"
-    )
-    every_steps: PositiveInt = Field(
-        1, description="student's steps for each of the teacher's, over all epochs"
-    )
-
-    @property
-    def has_live_layers(self) -> bool:
-        """Whether layers of the teacher move, and not its head alone."""
-        return self.order != "off" and self.trains == "last_n"
+    def _input_problems(self) -> list[str]:
+        problems = []
+        if self.input == "logmel" and self.augment.mel_mask_bins > self.logmel.num_mels:
+            problems.append(
+                f"augment.mel_mask_bins must be at most logmel.num_mels = {self.logmel.num_mels}, "
+                f"got {self.augment.mel_mask_bins}"
+            )
+        if self.input == "hidden":
+            wrong = {
+                "stem": self.stem == "spectrum",
+                "augment.noise_snr_db": self.augment.noise_snr_db is not None,
+            }
+            problems += [
+                f"{name} must be null when input is 'hidden': its channels are no mels"
+                for name, is_set in wrong.items()
+                if is_set
+            ]
+        return problems

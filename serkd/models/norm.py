@@ -26,7 +26,7 @@ class _SumOverWorkers(torch.autograd.Function):
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation of (B, F, D) over the valid frames of the global batch.
+    """Batch normalisation of (B, F, …, D) over the valid frames of the global batch.
 
     In training the statistics are those of all workers' valid frames; in evaluation the running
     ones. Per-frame layer normalisation instead would take away a frame's energy and fits worse.
@@ -44,19 +44,22 @@ class MaskedBatchNorm(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         mean, variance = self.mean, self.variance
+        frames = frames.float()  # sums in half precision would lose the small ones
         if self.training:
             mean, variance = _valid_statistics(frames, mask)
             self.mean.lerp_(mean.detach(), _MOMENTUM)
             self.variance.lerp_(variance.detach(), _MOMENTUM)
-        return (frames - mean) * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
+        factor = torch.rsqrt(variance + 1e-5) * self.weight
+        return torch.addcmul(self.bias - mean * factor, frames, factor)
 
 
 def _valid_statistics(frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    valid = frames[mask]
-    count = torch.tensor([float(len(valid))], device=frames.device)
+    every = mask.reshape(*mask.shape, *[1] * (frames.ndim - 2))
+    valid = torch.where(every, frames, 0.0).flatten(0, -2)
+    count = mask.sum().to(valid)[None] * frames[0, 0, ..., 0].numel()
     sums = torch.cat([count, valid.sum(dim=0), valid.square().sum(dim=0)])
     if dist.is_available() and dist.is_initialized():
         sums = _SumOverWorkers.apply(sums)
-    total, first, second = sums.split([1, frames.shape[2], frames.shape[2]])
+    total, first, second = sums.split([1, frames.shape[-1], frames.shape[-1]])
     mean = first / total
     return mean, (second / total - mean.square()).clamp_min(0.0)

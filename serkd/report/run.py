@@ -15,6 +15,7 @@ from serkd.corpora.protocols import read_folds
 from serkd.devices import choose_device
 from serkd.events import Observer, Observers, Within
 from serkd.files import write_json
+from serkd.report.cost import measure_student
 from serkd.report.embeddings import show_embeddings
 from serkd.report.plots import draw_confusions, draw_pooled, save_figure
 from serkd.report.predictions import predictions_table, write_predictions
@@ -77,6 +78,7 @@ def run_experiment(
             "folds_hash": hash_folds(all_folds),
             "shares_speakers": any(fold.shares_speakers for fold in folds),
             "class_names": list(folds[0].manifest.class_names),
+            "cost": _measure_cost(graphs[0], models),
             "folds": found,
             "pooled": pool_folds(found, "dev"),
         }
@@ -110,6 +112,14 @@ def _run_folds(
     finally:
         compute.close()
     return found
+
+
+def _measure_cost(graph: Graph, models: Sequence[str]) -> dict[str, Any]:
+    """What the student costs to use, where there is one: the same in every fold."""
+    if "student" not in models:
+        return {}
+    num_classes = len(graph.fold.manifest.class_names)
+    return {"student": measure_student(graph.experiment.student, graph.backbone, num_classes)}
 
 
 def describe_folds(folds: Sequence[Fold]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from serkd.events import Observer
+from serkd.report.cost import describe_cost
 from serkd.report.tables import results_table
 from serkd.report.units import told_table, unit_warnings, units_table
 
@@ -130,6 +131,8 @@ def print_run(console: Console, results: Mapping[str, Any], folder: Path, *, as_
         if "out_of_fold" in fold:
             uar = 100 * fold["out_of_fold"]["uar"]
             console.print(f"out of fold  train UAR {uar:.1f}, fold {name}: teachers of inner folds")
+    for model, cost in results["cost"].items():
+        console.print(f"{model:<12} {describe_cost(cost)}", soft_wrap=True, highlight=False)
     stages = [stage for fold in results["folds"].values() for stage in fold["stages"]]
     computed = sum(not stage["is_cached"] for stage in stages)
     console.print(f"{len(stages)} stage requests, {computed} computed")

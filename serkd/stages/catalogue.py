@@ -64,11 +64,21 @@ def find_models(experiment: Experiment) -> tuple[str, ...]:
     return tuple(MODELS) if needs_teacher(experiment) else ("student",)
 
 
+def find_student_input(experiment: Experiment) -> Ref:
+    """The frames that the student hears."""
+    stage, _ = experiment.student.stored_as
+    return Ref(stage, (experiment.student.hidden.layer,)) if stage != "logmel" else LOGMEL
+
+
 def _read_by_student(experiment: Experiment) -> list[Ref]:
     teacher = [TEACHER_OUTPUTS] if needs_teacher(experiment) else []
     if experiment.meta.has_live_layers:
         teacher.append(TEACHER_HIDDEN)
-    return [LOGMEL, *teacher, *([INNER_OUTPUTS] if scores_out_of_fold(experiment) else [])]
+    return [
+        find_student_input(experiment),
+        *teacher,
+        *([INNER_OUTPUTS] if scores_out_of_fold(experiment) else []),
+    ]
 
 
 def _inner_outputs(experiment: Experiment) -> list[Ref]:

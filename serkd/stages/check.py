@@ -29,6 +29,29 @@ def find_adapter_problems(experiment: Experiment, backbone: Backbone) -> list[st
     ]
 
 
+def find_input_problems(experiment: Experiment, backbone: Backbone) -> list[str]:
+    """Hidden states for the student that nobody makes."""
+    student, frozen = experiment.student, experiment.backbone.frozen_layers
+    if not student.has_backbone:
+        return []
+    problems, layer, limit = [], student.hidden.layer, backbone.num_layers
+    if layer > limit:
+        problems.append(
+            f"student.hidden.layer must be at most {limit} for {backbone.name}, got {layer}"
+        )
+    if student.hidden.source == "extractor" and layer < frozen:
+        problems.append(
+            f"student.hidden.layer must be at least backbone.frozen_layers = {frozen} when "
+            f"student.hidden.source is 'extractor' (below, nothing is fine-tuned), got {layer}"
+        )
+    if student.augment.mel_mask_bins > backbone.dim:
+        problems.append(
+            f"student.augment.mel_mask_bins must be at most the {backbone.dim} channels of "
+            f"{backbone.name}, got {student.augment.mel_mask_bins}"
+        )
+    return problems
+
+
 def _live_layer_problems(experiment: Experiment, backbone: Backbone) -> list[str]:
     """Layers that would learn from the quiz, and were not trained or are not all that is read."""
     meta, trained = experiment.meta, backbone.num_layers - experiment.backbone.frozen_layers

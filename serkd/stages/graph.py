@@ -19,6 +19,7 @@ from serkd.features.quarantine import QuarantineError
 from serkd.stages.check import (
     find_adapter_problems,
     find_fold_problems,
+    find_input_problems,
     find_layer_problems,
     find_vote_problems,
 )
@@ -107,6 +108,8 @@ class Graph:
             problems += find_adapter_problems(self.experiment, self.backbone)
         if any(self.stages[ref.stage].reads_votes for ref in targets):
             problems += find_vote_problems(self.experiment, self.fold)
+        if any(ref.stage == "student" for ref in targets):
+            problems += find_input_problems(self.experiment, self.backbone)
         for fold in (self.fold, *self.inner_folds):
             problems += find_fold_problems(self.experiment, fold) if has_units else []
         refuse(problems)

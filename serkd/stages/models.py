@@ -14,6 +14,7 @@ from torch import Tensor
 from serkd.features.backbone import Prefix
 from serkd.features.cache import find_frames
 from serkd.gender import num_units
+from serkd.models.listener import count_inside
 from serkd.models.student import build_student, count_parameters
 from serkd.models.trunk import Trunk
 from serkd.stages.context import Context, Ref
@@ -231,9 +232,11 @@ def run_student(context: Context) -> None:
         teacher = read_teacher(folder, _stored_top(context))
     if "teacher_inner_outputs" in stages:
         unseen = read_outputs(context.input("teacher_inner_outputs").folder / "outputs.parquet")
+    stage, column = settings.stored_as
+    data = fold_data(context, stage, column)
     task = functools.partial(
         StudentTask,
-        fold_data(context, "logmel", "logmel"),
+        data,
         teacher,
         settings,
         context.config("distill"),
@@ -244,7 +247,8 @@ def run_student(context: Context) -> None:
         unseen,
     )
     trained = _train(context, task)
-    model = build_student(settings, len(context.fold.manifest.class_names))
+    model = build_student(settings, data.num_classes, data.frames.values.shape[1])
     model.load_state_dict(trained.weights)
-    facts = {"num_parameters": count_parameters(model)}
-    _predict_all(context, model, context.input("logmel").folder, "logmel", facts)
+    inside = count_inside(settings, context.backbone)
+    facts = {"num_parameters": count_parameters(model) + inside}
+    _predict_all(context, model, data.folder, column, facts)

@@ -30,10 +30,10 @@ from serkd.train.workers import Workers
 
 
 class StudentTask(Task):
-    """Trains a student on log-mel, with a teacher's stored outputs where there is a teacher.
+    """Trains a student on log-mel or hidden states.
 
-    `unseen` are outputs of teachers that were trained without the utterance's speaker: where they
-    are given, they score difficulty.
+    `teacher` has its outputs as stored, where there is one. `unseen` are outputs of teachers that
+    were trained without the utterance's speaker: where they are given, they score difficulty.
     """
 
     name = "student"
@@ -52,13 +52,14 @@ class StudentTask(Task):
         unseen: Outputs | None = None,
     ) -> None:
         self.data, self.settings, self.distill = data, settings, distill
+        self.precision = settings.precision
         self.fit, self.seed, self.device = settings.fit, seed, torch.device(choose_device(device))
-        # log-mel is small, and the quiz is drawn from all of it; batches are whole, since the
+        # its frames are few, and the quiz is drawn from all of it; batches are whole, since the
         # contrastive loss compares all of one
         self.source = MemorySource(data.frames)
         self.teacher = None if teacher is None else teacher.outputs.select(data.train_ids)
         seed_torch(seed)
-        self.model: Student = build_student(settings, data.num_classes)
+        self.model: Student = build_student(settings, data.num_classes, data.frames.values.shape[1])
         self.model.to(self.device)
         num_frames = int(self.lengths.sum())  # training utterances come first
         frames = torch.from_numpy(data.frames.values[:num_frames].astype(np.float32))

@@ -1,7 +1,7 @@
 """Padding never counts: more frames of garbage after the end change no model's output."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from serkd.features.backbone import Backbone, Suffix, find_backbone
 from serkd.models.heads import POOLINGS
 from serkd.models.student import build_student, count_parameters
 from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor, UnitTeacher
+from serkd.section import validate
 
 Forward = Callable[[Tensor, Tensor], Sequence[Tensor]]
 LENGTHS = ((1, 2, 7), (24, 25, 9), (40, 31, 40))  # odd and even, short and long, ties
@@ -105,30 +106,31 @@ def test_stage_2_ignores_padding(
     _check(forward, backbone.dim, lengths)
 
 
+FAMILIES = ("conv", "token", "conv_token")
+INPUTS: dict[str, dict[str, Any]] = {
+    "logmel 50 Hz": {"logmel": {"frame_rate_hz": 50}},
+    "logmel 100 Hz": {"logmel": {"frame_rate_hz": 100}},
+    "logmel, frames": {"stem": "frames", "kernel_frames": 9, "reduction": 2},
+    "logmel, deltas": {"deltas": True, "token_pooling": "attention"},
+    "hidden": {"input": "hidden", "reduction": 1},
+    "hidden, deltas": {"input": "hidden", "deltas": True, "channel_embedding": True},
+}
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize("frame_rate_hz", [50, 100])
-@pytest.mark.parametrize(
-    ("family", "num_frames", "kernel_frames"),
-    [("conv", 30, 5), ("conv", 30, 1), ("conv", 30, 9), ("token", 30, 5), ("token", 8, 5)],
-)
-def test_students_ignore_padding(
-    family: Literal["conv", "token"],
-    num_frames: int,
-    kernel_frames: int,
-    frame_rate_hz: Literal[50, 100],
-    lengths: Sequence[int],
+@pytest.mark.parametrize("num_frames", [8, 30])
+@pytest.mark.parametrize("length", ["crop", "resample", "window"])
+@pytest.mark.parametrize("given", INPUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_students_ignore_padding_and_whom_they_are_batched_with(
+    family: str, given: str, length: str, num_frames: int, lengths: Sequence[int]
 ) -> None:
-    """Odd lengths meet the stride of 2 at 100 Hz; token cuts at 8 frames and pads up to 30."""
-    settings = config.Student(
-        family=family,
-        width=16,
-        depth=3,
-        num_frames=num_frames,
-        kernel_frames=kernel_frames,
-        dropout=0.3,
-        logmel=config.LogMel(num_mels=20, frame_rate_hz=frame_rate_hz),
+    """Odd lengths meet every stride; series are cut at 8 frames and padded up to 30."""
+    shape = {"width": 16, "depth": 3, "num_frames": num_frames, "dropout": 0.3}
+    settings = validate(
+        config.Student, {"family": family, "length": length, **shape, **INPUTS[given]}, "a test"
     )
-    model = _shake(build_student(settings, 4))
+    model = _shake(build_student(settings, 4, num_channels=20))
 
     def forward(frames: Tensor, mask: Tensor) -> list[Tensor]:
         output = model(frames, mask)
@@ -137,10 +139,12 @@ def test_students_ignore_padding(
     _check(forward, 20, lengths)
 
 
-@pytest.mark.parametrize("family", ["conv", "token"])
-def test_students_are_small(family: Literal["conv", "token"]) -> None:
-    num_parameters = count_parameters(build_student(config.Student(family=family), 4))
-    assert 10_000 < num_parameters < 600_000
+@pytest.mark.parametrize(("size", "millions"), [("nano", 0.4), ("small", 1.6), ("base", 3.0)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_are_what_they_are_called(family: str, size: str, millions: float) -> None:
+    settings = validate(config.Student, {"family": family, "size": size}, "a test")
+    num_parameters = count_parameters(build_student(settings, 8, num_channels=80))
+    assert num_parameters == pytest.approx(1e6 * millions, rel=0.05)
 
 
 def test_span_masks_hide_what_they_cover(backbone: Backbone) -> None:

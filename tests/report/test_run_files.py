@@ -1,5 +1,6 @@
 """What a run leaves behind: results, a picture, TensorBoard events."""
 
+import copy
 import json
 import logging
 from collections.abc import Mapping
@@ -108,7 +109,11 @@ def _assert_picture(path: Path) -> None:
 def test_a_run_writes_its_picture_configuration_and_results(run: Run, tiny: Experiment) -> None:
     _assert_picture(run.folder / "confusion.png")
     written = json.loads((run.folder / "results.json").read_text())
-    assert written == run.results
+    costs = [results["cost"].pop("student") for results in (written, copy.deepcopy(run.results))]
+    assert written == {**run.results, "cost": {}}
+    for name in ("parameters", "macs"):  # how fast a machine is may change from run to run
+        assert costs[0][name] == costs[1][name] > 0
+    assert costs[0]["latency_s"] > 0
     assert Experiment.model_validate_json((run.folder / "experiment.json").read_text()) == tiny
 
 
@@ -127,7 +132,7 @@ def test_results_are_scikit_learns_on_the_stored_outputs(run: Run, model: str, s
 
 def test_outputs_are_those_of_the_stored_student(run: Run, tiny: Experiment) -> None:
     """The weights on disk, asked one utterance at a time, give the logits on disk."""
-    model = build_student(tiny.student, 4).eval()
+    model = build_student(tiny.student, 4, num_channels=80).eval()
     model.load_state_dict(load_file(run.artifact("student") / "model.safetensors"))
     frames = read_frames(run.artifact("logmel"), "logmel")
     outputs = read_outputs(run.artifact("student") / "outputs.parquet")

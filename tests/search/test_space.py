@@ -60,7 +60,10 @@ def _problems(folder: Path, space: Mapping[str, Any], **others: object) -> list[
         ({"distil.alpha": {"float": [0.1, 0.9]}}, "did you mean 'distill'?"),
         ({"distill.alpha": {"float": [0.1, 1.5]}}, "must be less than or equal to 1, got 1.5"),
         ({"distill.alpha": {"float": [-0.1, 0.5]}}, "greater than or equal to 0, got -0.1"),
-        ({"student.family": {"choice": ["conv", "tokn"]}}, "must be 'conv' or 'token', got 'tokn'"),
+        (
+            {"student.family": {"choice": ["conv", "tokn"]}},
+            "must be 'conv', 'token' or 'conv_token', got 'tokn'",
+        ),
         ({"student.depth": {"int": [0, 3]}}, "must be greater than or equal to 1, got 0"),
         ({"student.depth": {"float": [1.5, 3.5]}}, "student.depth"),
         ({"student": {"choice": [{"width": 64}]}}, "must be a single setting, it is a section"),

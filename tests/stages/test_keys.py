@@ -37,6 +37,8 @@ SPECIAL: dict[str, object] = {
     "corpus.more_manifests": ["more.parquet"],
     "student.kernel_frames": 7,
     "student.num_heads": 8,
+    "student.stem": "frames",
+    "student.channel_embedding": False,
     "teacher.inner_folds": 0,
     "extractor.augment.noise_snr_db": [5.0, 20.0],
     "extractor.augment.speed": [0.9, 1.1],
@@ -67,6 +69,7 @@ ELSEWHERE = {
     "meta.order": {"teacher_hidden"},
     "meta.trains": {"teacher_hidden"},
     "train.num_workers": {"teacher_hidden"},
+    "student.input": {"logmel"},
 }
 # so that every stage takes part
 WHOLE: dict[str, object] = {

@@ -1,0 +1,166 @@
+"""What students cost to use and to train, of every family and size.
+
+Latency is that of one utterance on one thread, from waveform to logits, against a teacher with the
+shape of HuBERT-base; weights are random and the speech is noise. Training is an epoch's batches of
+stored log-mel, padded at once, against one utterance after the other whose log-mel is computed from
+the waveform in every step. Those who are compared take turns, and a time is the median.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from serkd import config
+from serkd.config.student import SHAPES
+from serkd.corpora.audio import SAMPLE_RATE_HZ
+from serkd.errors import InputError
+from serkd.features.backbone import Backbone, Prefix, find_backbone
+from serkd.features.logmel import compute_logmel
+from serkd.features.store import Frames, stack_frames
+from serkd.models.cost import count_macs, time_forward
+from serkd.models.listener import Listener
+from serkd.models.student import Student, build_student, count_parameters
+from serkd.train.batches import pad_frames, plan_batches
+
+_CLASSES = 8
+_BATCH = 16
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, measure, print Markdown; `--json FILE` writes everything."""
+    parser = argparse.ArgumentParser(prog="python -m serkd.bench student", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of an utterance")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--utterances", type=int, default=64, help="of a training epoch")
+    parser.add_argument("--teacher-layers", type=int, default=12)
+    parser.add_argument("--json", type=Path, help="write all numbers here")
+    options = parser.parse_args(arguments)
+    if min(options.repeats, options.utterances, options.teacher_layers) < 1:
+        raise InputError("--repeats, --utterances and --teacher-layers must be 1 or more")
+    if not 0.1 <= options.seconds <= 30:
+        raise InputError(f"--seconds must be from 0.1 to 30, got {options.seconds:g}")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    costs = _measure_costs(options.seconds, options.repeats, options.teacher_layers)
+    training = _measure_training(options.utterances, options.seconds, options.repeats)
+    print(_costs_table(costs, options.seconds))
+    print(_training_table(training, options.utterances, options.seconds))
+    if options.json is not None:
+        found = {"costs": costs, "training": training}
+        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+def _make_waveform(seconds: float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * SAMPLE_RATE_HZ), np.float32)
+    return 0.1 * noise
+
+
+def _measure_costs(
+    seconds: float, repeats: int, teacher_layers: int
+) -> dict[str, dict[str, float]]:
+    """Parameters, MACs and seconds of the teacher and of each student, by name."""
+    with TemporaryDirectory(prefix="serkd-bench-") as folder:
+        backbone = _save_teacher(Path(folder), teacher_layers)
+        teacher = Prefix(backbone, teacher_layers)
+        students = {
+            f"{family} {size}": Listener(
+                config.Student.model_validate({"family": family, "size": size}), backbone, _CLASSES
+            )
+            for family, sizes in SHAPES.items()
+            for size in sizes
+        }
+    waveform = _make_waveform(seconds, 0)
+    found = {}
+    for name, model in {"HuBERT-base's shape": teacher, **students}.items():
+        found[name] = {
+            "parameters": count_parameters(model),
+            "macs": count_macs(lambda model=model: model(waveform)),  # type: ignore[misc]
+            "seconds": time_forward(lambda model=model: model(waveform), repeats),  # type: ignore[misc]
+        }
+    return found
+
+
+def _save_teacher(folder: Path, layers: int) -> Backbone:
+    import transformers
+
+    shape = transformers.HubertConfig(num_hidden_layers=layers)
+    transformers.HubertModel(shape).save_pretrained(folder)
+    return find_backbone(str(folder))
+
+
+def _costs_table(costs: Mapping[str, Mapping[str, float]], seconds: float) -> str:
+    slowest = next(iter(costs.values()))["seconds"]
+    rows = [
+        f"| {name} | {one['parameters'] / 1e6:.2f} | {one['macs'] / 1e6:.0f} | "
+        f"{1e3 * one['seconds']:.1f} | {slowest / one['seconds']:.0f} | "
+        f"{one['seconds'] / seconds:.4f} |"
+        for name, one in costs.items()
+    ]
+    head = f"| {seconds:g} s, one thread | M parameters | M MACs | ms | times as fast | RTF |"
+    return "\n".join([head, "|---|---:|---:|---:|---:|---:|", *rows, ""])
+
+
+def _measure_training(count: int, seconds: float, repeats: int) -> dict[str, float]:
+    """Seconds of an epoch of `count` utterances, of each way."""
+    lengths = np.random.default_rng(0).uniform(0.6, 1.4, count) * seconds
+    waveforms = [_make_waveform(length, i) for i, length in enumerate(lengths)]
+    settings = config.Student()
+    student = build_student(settings, _CLASSES, settings.logmel.num_mels).train()
+    labels = torch.from_numpy(np.random.default_rng(1).integers(0, _CLASSES, count))
+    stored = [_compute(waveform, settings).astype(np.float16) for waveform in waveforms]
+    frames = stack_frames([str(i) for i in range(count)], stored)
+    ways: dict[str, Callable[[], None]] = {
+        "stored log-mel, whole batches": lambda: _train_stored(student, frames, labels),
+        "plain loop": lambda: _train_plainly(student, waveforms, labels, settings),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if number:  # the first one warms up
+                found[name].append(time.perf_counter() - started)
+    return {name: median(values) for name, values in found.items()}
+
+
+def _compute(waveform: np.ndarray, settings: config.Student) -> np.ndarray:
+    return compute_logmel(waveform, settings.logmel.num_mels, settings.logmel.frame_rate_hz)
+
+
+def _learn(student: Student, logmel: Tensor, mask: Tensor, labels: Tensor, share: float) -> None:
+    (share * F.cross_entropy(student(logmel, mask).logits, labels)).backward()
+
+
+def _train_stored(student: Student, frames: Frames, labels: Tensor) -> None:
+    """As serkd trains: batches of similar length, padded without a loop over their frames."""
+    for batch in plan_batches(frames.lengths, np.arange(len(frames)), _BATCH, (0,)):
+        student.zero_grad()
+        _learn(student, *pad_frames(frames, batch), labels[batch], 1.0)
+
+
+def _train_plainly(
+    student: Student, waveforms: Sequence[np.ndarray], labels: Tensor, settings: config.Student
+) -> None:
+    """One utterance after the other; gradients of as many are summed as a batch has."""
+    for start in range(0, len(waveforms), _BATCH):
+        student.zero_grad()
+        for i in range(start, min(start + _BATCH, len(waveforms))):
+            logmel = torch.from_numpy(_compute(waveforms[i], settings))[None]
+            mask = torch.ones(logmel.shape[:2], dtype=torch.bool)
+            _learn(student, logmel, mask, labels[i : i + 1], 1 / _BATCH)
+
+
+def _training_table(seconds: Mapping[str, float], count: int, length: float) -> str:
+    plain = seconds["plain loop"]
+    rows = [f"| {n} | {s:.2f} | {plain / s:.1f} |" for n, s in seconds.items()]
+    head = f"| epoch of {count} x {length:g} s | s | times as fast |"
+    return "\n".join([head, "|---|---:|---:|", *rows])

@@ -1,0 +1,1 @@
+"""Families of students: frames to one embedding an utterance."""
