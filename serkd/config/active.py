@@ -69,14 +69,39 @@ RULES = (
         lambda e: e.teacher.stage2.mask_start_share > 0,
     ),
     Rule(
-        ("student.kernel_frames",),
-        "student.family is 'conv'",
-        lambda e: e.student.family == "conv",
+        _keys("student.logmel", "num_mels frame_rate_hz"),
+        "student.input is 'logmel'",
+        lambda e: e.student.input == "logmel",
     ),
     Rule(
-        _keys("student", "num_heads ffn_ratio num_frames"),
+        _keys("student.hidden", "source layer"),
+        "student.input is 'hidden'",
+        lambda e: e.student.input == "hidden",
+    ),
+    Rule(
+        ("student.size",),
+        "student.width or depth is left to it",
+        lambda e: e.student.width is None or e.student.depth is None,
+    ),
+    Rule(
+        _keys("student", "kernel_frames stem reduction"),
+        "student.family has convolutions",
+        lambda e: e.student.family != "token",
+    ),
+    Rule(
+        _keys("student", "num_heads ffn_ratio num_frames length channel_embedding"),
+        "student.family has tokens",
+        lambda e: e.student.family != "conv",
+    ),
+    Rule(
+        ("student.token_pooling",),
         "student.family is 'token'",
         lambda e: e.student.family == "token",
+    ),
+    Rule(
+        ("student.token_depth",),
+        "student.family is 'conv_token'",
+        lambda e: e.student.family == "conv_token",
     ),
     Rule(
         ("student.augment.time_mask_frames",),

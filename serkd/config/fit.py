@@ -41,6 +41,13 @@ class Stage1Fit(BackboneFit):
 
 class StudentFit(Fit):
     epochs: PositiveInt = 30
+    ema_decay: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="the student is the moving average of its weights after each step; 0 = the "
+        "last ones",
+    )
 
 
 class Train(Section):

@@ -18,8 +18,17 @@ class LogMel(Section):
 
 
 class SpecAugment(Section):
-    """SpecAugment (arXiv 1904.08779) without time warping, noise and shifts, all on log-mel."""
+    """SpecAugment (arXiv 1904.08779) without time warping, and what goes before it, on log-mel."""
 
+    crop_frames: PositiveInt | None = Field(
+        None, description="a random stretch of so many frames of every utterance; null = all of it"
+    )
+    speed: float = Field(
+        0.0, ge=0.0, le=1.0, description="most change of tempo: by a factor of up to exp(speed)"
+    )
+    mel_shift_bins: float = Field(
+        0.0, ge=0.0, description="most bins to move the spectrum up or down, as another voice would"
+    )
     time_masks: int = Field(2, ge=0)
     time_mask_frames: PositiveInt = 20
     mel_masks: int = Field(2, ge=0)
@@ -196,9 +205,10 @@ class Student(Section):
             wrong = {
                 "stem": self.stem == "spectrum",
                 "augment.noise_snr_db": self.augment.noise_snr_db is not None,
+                "augment.mel_shift_bins": self.augment.mel_shift_bins > 0,
             }
             problems += [
-                f"{name} must be null when input is 'hidden': its channels are no mels"
+                f"{name} must be left out when input is 'hidden': its channels are no mels"
                 for name, is_set in wrong.items()
                 if is_set
             ]

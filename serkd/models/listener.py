@@ -11,17 +11,22 @@ from serkd.models.student import build_student, count_parameters
 
 
 class Listener(nn.Module):
-    """Random weights, unless `backbone` has others: what counts is the shape.
+    """A student of random weights, whose shape is what counts, in eval mode.
 
-    A student of hidden states has its backbone inside, up to the layer that it reads; that the
-    extractor fine-tuned it changes no shape.
+    One of hidden states has the `backbone` inside, up to the layer that it reads; that the
+    extractor fine-tuned it changes no shape. One of log-mel needs none.
     """
 
-    def __init__(self, settings: config.Student, backbone: Backbone, num_classes: int) -> None:
+    def __init__(
+        self, settings: config.Student, backbone: Backbone | None, num_classes: int
+    ) -> None:
         super().__init__()
-        self.settings = settings
-        self.prefix = Prefix(backbone, settings.hidden.layer) if settings.has_backbone else None
-        num_channels = backbone.dim if settings.has_backbone else settings.logmel.num_mels
+        self.logmel, self.prefix = settings.logmel, None
+        num_channels = settings.logmel.num_mels
+        if settings.has_backbone:
+            assert backbone is not None
+            self.prefix = Prefix(backbone, settings.hidden.layer)
+            num_channels = backbone.dim
         self.student = build_student(settings, num_classes, num_channels).eval()
 
     def forward(self, waveform: np.ndarray) -> Tensor:
@@ -29,13 +34,14 @@ class Listener(nn.Module):
         if self.prefix is not None:
             frames = self.prefix(waveform)[None]
         else:
-            logmel = self.settings.logmel
-            frames = torch.from_numpy(
-                compute_logmel(waveform, logmel.num_mels, logmel.frame_rate_hz)
-            )[None]
+            given = compute_logmel(waveform, self.logmel.num_mels, self.logmel.frame_rate_hz)
+            frames = torch.from_numpy(given)[None]
         return self.student(frames, torch.ones(frames.shape[:2], dtype=torch.bool)).logits
 
 
-def count_inside(settings: config.Student, backbone: Backbone) -> int:
+def count_inside(settings: config.Student, backbone: Backbone | None) -> int:
     """Parameters of the backbone that a student needs at inference; 0 with log-mel."""
-    return count_parameters(Prefix(backbone, settings.hidden.layer)) if settings.has_backbone else 0
+    if not settings.has_backbone:
+        return 0
+    assert backbone is not None
+    return count_parameters(Prefix(backbone, settings.hidden.layer))

@@ -12,8 +12,8 @@ from serkd.stages.key import get_dotted, list_leaves
 
 # of a student, and not of its settings
 MEASURED: dict[str, Callable[[Experiment, int], float]] = {
-    "parameters": lambda experiment, count: count_student(experiment.student, count),
-    "latency_ms": lambda experiment, count: measure_latency(experiment.student, count),
+    "parameters": count_student,
+    "latency_ms": measure_latency,
 }
 
 

@@ -1,53 +1,53 @@
 """How large and how fast a student is, known before it is trained."""
 
 import functools
-import statistics
-import time
 
+import numpy as np
 import torch
 
 from serkd import config
+from serkd.config import Experiment
+from serkd.corpora.audio import SAMPLE_RATE_HZ
+from serkd.features.backbone import Backbone, find_backbone
+from serkd.models.cost import time_forward
+from serkd.models.listener import Listener, count_inside
 from serkd.models.student import build_student, count_parameters
 
 SECONDS = 5.0  # of audio that latency is measured on
 _PASSES = 7
 
 
-def count_student(settings: config.Student, num_classes: int) -> int:
-    """Parameters of a student; nothing is allocated."""
-    with torch.device("meta"):
-        return count_parameters(build_student(settings, num_classes))
+def count_student(experiment: Experiment, num_classes: int) -> int:
+    """Parameters of a student, with those of the backbone that it hears through."""
+    settings, backbone = experiment.student, _find_ears(experiment)
+    num_channels = settings.logmel.num_mels if backbone is None else backbone.dim
+    with torch.device("meta"):  # nothing is allocated
+        own = count_parameters(build_student(settings, num_classes, num_channels))
+    return own + count_inside(settings, backbone)
 
 
-def measure_latency(settings: config.Student, num_classes: int) -> float:
-    """Milliseconds that one CPU thread takes from the log-mel of 5 s to logits; median of 7.
+def measure_latency(experiment: Experiment, num_classes: int) -> float:
+    """Milliseconds that one CPU thread takes from 5 s of waveform to logits; median of 7.
 
     Measured once for every shape in a process: what does not change the shape does not count.
     """
-    shape = settings.model_copy(
+    shape = experiment.student.model_copy(
         update={name: config.Student.model_fields[name].default for name in ("fit", "augment")}
     )
-    return _measure(shape, num_classes)
+    return _measure(shape, _find_ears(experiment), num_classes)
+
+
+def _find_ears(experiment: Experiment) -> Backbone | None:
+    has_backbone = experiment.student.has_backbone
+    return find_backbone(experiment.backbone.name) if has_backbone else None
 
 
 @functools.cache
-def _measure(settings: config.Student, num_classes: int) -> float:
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    torch.set_num_threads(1)
+def _measure(settings: config.Student, backbone: Backbone | None, num_classes: int) -> float:
+    state = torch.get_rng_state()
     try:
-        model = build_student(settings, num_classes).eval()
-        num_frames = round(SECONDS * settings.logmel.frame_rate_hz)
-        logmel = torch.zeros(1, num_frames, settings.logmel.num_mels)
-        mask = torch.ones(1, num_frames, dtype=torch.bool)
-        with torch.inference_mode():
-            model(logmel, mask)  # the first pass is slower
-            return statistics.median(_time_pass(model, logmel, mask) for _ in range(_PASSES))
+        listener = Listener(settings, backbone, num_classes)
+        waveform = np.zeros(round(SECONDS * SAMPLE_RATE_HZ), np.float32)
+        return 1000 * time_forward(lambda: listener(waveform), _PASSES)
     finally:
-        torch.set_num_threads(threads)
         torch.set_rng_state(state)
-
-
-def _time_pass(model: torch.nn.Module, logmel: torch.Tensor, mask: torch.Tensor) -> float:
-    started = time.perf_counter()
-    model(logmel, mask)
-    return 1000 * (time.perf_counter() - started)

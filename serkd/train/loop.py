@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from serkd.events import Observer
+from serkd.train.average import WeightAverage
 from serkd.train.batches import split_batch
 from serkd.train.checkpoint import Checkpoints, TrainState, join_parts
 from serkd.train.optim import (
@@ -41,12 +42,14 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
     """
     workers = Workers()
     stepper = Stepper(task, workers)
+    average = WeightAverage(task.model, task.ema_decay)
     history: list[dict[str, Any]] = []
     best = task.model.state_dict()
     if state := checkpoints.load():
         task.model.load_state_dict(state.part("model"))
         task.load_extra_state(state.part("extra"))
         load_optimizer_tensors(stepper.optimizer, state.part("optimizer"))
+        average.load_state(state.part("average"))
         stepper.load_state(state.info["stepper"])
         history, best = state.info["history"], state.part("best")
         for record in history:
@@ -54,19 +57,24 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
     while len(history) < task.fit.epochs and not _is_out_of_patience(task, history):
         epoch = len(history)
         seed_torch(task.seed, epoch, workers.rank)
-        record = {"epoch": epoch + 1, **_train_epoch(task, stepper, epoch)}
-        record |= task.evaluate(workers)
-        history.append(record)
-        if _best_epoch(task, history) == epoch:
-            best = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
-        checkpoints.save(_state(task, stepper, best, history), record)
+        record = {"epoch": epoch + 1, **_train_epoch(task, stepper, average, epoch)}
+        with average.installed():
+            record |= task.evaluate(workers)
+            history.append(record)
+            if _best_epoch(task, history) == epoch:
+                best = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
+        checkpoints.save(_state(task, stepper, average, best, history), record)
         observer.epoch(task.name, record)
         observer.progress(task.name, epoch + 1, task.fit.epochs, "epochs")
     return Trained({k: v.detach().cpu() for k, v in best.items()}, history)
 
 
 def _state(
-    task: Task, stepper: Stepper, best: Mapping[str, Tensor], history: list[dict[str, Any]]
+    task: Task,
+    stepper: Stepper,
+    average: WeightAverage,
+    best: Mapping[str, Tensor],
+    history: list[dict[str, Any]],
 ) -> TrainState | None:
     if stepper.workers.rank:
         return None
@@ -74,6 +82,7 @@ def _state(
         model=task.model.state_dict(),
         best=best,
         extra=task.extra_state(),
+        average=average.state(),
         optimizer=optimizer_tensors(stepper.optimizer),
     )
     return TrainState(tensors, {"history": history, "stepper": stepper.state})
@@ -92,7 +101,9 @@ def _is_out_of_patience(task: Task, history: Sequence[Mapping[str, Any]]) -> boo
     return len(history) - 1 - _best_epoch(task, history) >= task.fit.patience
 
 
-def _train_epoch(task: Task, stepper: Stepper, epoch: int) -> dict[str, float]:
+def _train_epoch(
+    task: Task, stepper: Stepper, average: WeightAverage, epoch: int
+) -> dict[str, float]:
     task.model.train()
     started = time.perf_counter()
     workers, plan = stepper.workers, task.plan(epoch)
@@ -112,6 +123,7 @@ def _train_epoch(task: Task, stepper: Stepper, epoch: int) -> dict[str, float]:
         done = (epoch + i / len(plan)) / task.fit.epochs
         step = Step(workers, task.seed, epoch, i, batch, done)
         scalars = task.before_step(shares[i], step) | stepper.take(step, cut[i], loaded)
+        average.update()
         for name, value in scalars.items():
             totals.setdefault(name, []).append(value)
     means = {name: float(np.mean(values)) for name, values in totals.items()}

@@ -53,14 +53,72 @@ def add_noise(
     return torch.where(mask[..., None], noisy, logmel)
 
 
+def crop_frames(
+    logmel: Tensor, mask: Tensor, num_frames: int, generators: Generators
+) -> tuple[Tensor, Tensor]:
+    """A stretch of `num_frames` frames of each of (B, F, N), or all of it, and what is valid."""
+    lengths = mask.sum(dim=1)
+    spare = (lengths - num_frames).clamp_min(0).tolist()
+    start = [int(rng.integers(most + 1)) for rng, most in zip(generators, spare, strict=True)]
+    place = torch.arange(min(num_frames, logmel.shape[1]))[None, :]
+    position = place + torch.tensor(start)[:, None]
+    kept = place < lengths.clamp_max(num_frames)[:, None]
+    return _take(logmel, torch.minimum(position, lengths[:, None] - 1)), kept
+
+
+def change_tempo(
+    logmel: Tensor, mask: Tensor, most: float, generators: Generators
+) -> tuple[Tensor, Tensor]:
+    """Each of (B, F, N) longer or shorter by a factor of exp(-most) to exp(most), and its mask.
+
+    Frames are interpolated linearly. Pitch stays, unlike with Ko et al.'s speed perturbation
+    (Interspeech 2015), and nothing but log-mel is needed.
+    """
+    lengths = mask.sum(dim=1)
+    factor = torch.tensor([rng.uniform(-most, most) for rng in generators]).exp()
+    changed = (lengths * factor).round().long().clamp_min(1)
+    place = torch.arange(int(changed.max()))[None, :]
+    last = (lengths - 1)[:, None]
+    position = torch.minimum(place / factor[:, None], last.double()).to(logmel.dtype)
+    below = position.floor().long()
+    part = (position - below)[..., None]
+    mixed = (1 - part) * _take(logmel, below) + part * _take(logmel, torch.minimum(below + 1, last))
+    return mixed, place < changed[:, None]
+
+
+def shift_mels(logmel: Tensor, most: float, generators: Generators) -> Tensor:
+    """Each of (B, F, N) up or down by up to `most` bins, interpolated; the edge fills the gap.
+
+    A warp of the whole mel axis by one ratio, about what a longer or shorter vocal tract does to it
+    (vocal tract length perturbation, Jaitly & Hinton 2013), as a shift on the logarithmic part
+    [our simplification].
+    """
+    shift = torch.tensor([rng.uniform(-most, most) for rng in generators], dtype=logmel.dtype)
+    position = (torch.arange(logmel.shape[2]) - shift[:, None]).clamp(0, logmel.shape[2] - 1)
+    below = position.floor().long()
+    above = (below + 1).clamp_max(logmel.shape[2] - 1)
+    part = (position - below)[:, None]
+
+    def take(index: Tensor) -> Tensor:
+        return logmel.gather(2, index[:, None].expand(-1, logmel.shape[1], -1))
+
+    return (1 - part) * take(below) + part * take(above)
+
+
 def augment_logmel(
     logmel: Tensor,
     mask: Tensor,
     settings: config.SpecAugment,
     fill: Tensor,
     generators: Generators,
-) -> Tensor:
-    """(B, F, N) with valid frames (B, F) shifted, made noisy and masked with `fill` (N,)."""
+) -> tuple[Tensor, Tensor]:
+    """(B, F, N) with valid frames (B, F) cut, changed and masked with `fill` (N,); and its mask."""
+    if settings.crop_frames is not None:
+        logmel, mask = crop_frames(logmel, mask, settings.crop_frames, generators)
+    if settings.speed:
+        logmel, mask = change_tempo(logmel, mask, settings.speed, generators)
+    if settings.mel_shift_bins:
+        logmel = shift_mels(logmel, settings.mel_shift_bins, generators)
     if settings.time_shift_frames:
         logmel = shift_frames(logmel, mask, settings.time_shift_frames, generators)
     if settings.noise_snr_db is not None:
@@ -69,4 +127,4 @@ def augment_logmel(
         (1, settings.time_masks, settings.time_mask_frames),
         (2, settings.mel_masks, settings.mel_mask_bins),
     ]
-    return mask_logmel(logmel, mask, bands, fill, generators)
+    return mask_logmel(logmel, mask, bands, fill, generators), mask

@@ -52,7 +52,7 @@ class StudentTask(Task):
         unseen: Outputs | None = None,
     ) -> None:
         self.data, self.settings, self.distill = data, settings, distill
-        self.precision = settings.precision
+        self.precision, self.ema_decay = settings.precision, settings.fit.ema_decay
         self.fit, self.seed, self.device = settings.fit, seed, torch.device(choose_device(device))
         # its frames are few, and the quiz is drawn from all of it; batches are whole, since the
         # contrastive loss compares all of one
@@ -149,7 +149,7 @@ class StudentTask(Task):
         fill = self.model.standardise.mean.cpu()
         # a generator that is there twice goes on with other numbers
         generators = [rng for rng in step.generators(index) for _ in range(views)]
-        logmel = augment_logmel(logmel, mask, self.settings.augment, fill, generators)
+        logmel, mask = augment_logmel(logmel, mask, self.settings.augment, fill, generators)
         return logmel.to(self.device), mask.to(self.device)
 
     def _soften(self, output: StudentOutput, teacher: Says | None, step: Step) -> Temperature:

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serkd import config
 from serkd.errors import InputError
-from serkd.models.student import build_student
+from serkd.features.backbone import Prefix, find_backbone
+from serkd.models.student import build_student, count_parameters
 from serkd.recipe import build_experiment
 from serkd.search.build import Builder, Legality
 from serkd.search.constraints import Constraints
@@ -154,7 +154,7 @@ def test_no_illegal_trial_passes_and_every_legal_one_does() -> None:
         except InputError:
             expected = False
         else:
-            count = sum(p.numel() for p in build_student(student, 4).parameters())
+            count = count_parameters(build_student(student, 4, num_channels=80))
             small = params["student.width"] <= 32 or params["distill.alpha"] < 0.5
             expected = small and count <= 30_000
         found.append(expected)
@@ -178,14 +178,20 @@ def test_built_experiments_equal_those_built_alone() -> None:
 
 
 def test_parameters_are_counted_and_latency_is_measured_without_a_trace() -> None:
-    student = config.Student(width=32)
+    student = build_experiment({}, {"student.width": 32})
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    small, large = (measure_latency(config.Student(width=w), 4) for w in (16, 512))
+    small, large = (
+        measure_latency(build_experiment({}, {"student.width": w}), 4) for w in (16, 512)
+    )
     assert 0 < small < large
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
-    model = build_student(student, 4)
+    model = build_student(student.student, 4, num_channels=80)
     assert count_student(student, 4) == sum(p.numel() for p in model.parameters())
+    hears = build_experiment({}, {"student.input": "hidden", "student.width": 32})
+    inside = count_parameters(Prefix(find_backbone("tiny-hubert"), 1))
+    model = build_student(hears.student, 4, num_channels=64)
+    assert count_student(hears, 4) == inside + count_parameters(model)
 
 
 values = st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True).map(tuple)

@@ -70,6 +70,8 @@ ELSEWHERE = {
     "meta.trains": {"teacher_hidden"},
     "train.num_workers": {"teacher_hidden"},
     "student.input": {"logmel"},
+    "student.hidden.source": {"logmel"},
+    "student.hidden.layer": {"logmel"},
 }
 # so that every stage takes part
 WHOLE: dict[str, object] = {
@@ -87,7 +89,13 @@ NEEDED: dict[tuple[str, ...], dict[str, object]] = {
         "backbone.lora.rank": 2
     },
     ("teacher.stage2.mask_span_frames",): {"teacher.stage2.mask_start_share": 0.1},
-    ("student.num_heads", "student.ffn_ratio", "student.num_frames"): {"student.family": "token"},
+    ("student.hidden.source", "student.hidden.layer"): {"student.input": "hidden"},
+    ("student.size",): {"student.width": None},
+    ("student.num_heads", "student.ffn_ratio", "student.num_frames", "student.length"): {
+        "student.family": "token"
+    },
+    ("student.channel_embedding", "student.token_pooling"): {"student.family": "token"},
+    ("student.token_depth",): {"student.family": "conv_token"},
     ("distill.dkd_target_weight", "distill.dkd_other_weight"): {"distill.kd": "dkd"},
     tuple(f"curriculum.temperature_{name}" for name in ("start", "range", "lr", "full_at")): {
         "curriculum.temperature_curriculum": "global"
@@ -103,8 +111,13 @@ IDLE: dict[str, dict[str, object]] = {
     "teacher.stage1.mask_start_share": {"teacher.stage1.frames": "all"},
     "teacher.stage2.scale": {"teacher.stage2.loss": "cross_entropy"},
     "teacher.stage2.mask_span_frames": {},
+    "student.logmel.num_mels": {"student.input": "hidden"},
+    "student.hidden.source": {},
+    "student.size": {},
     "student.kernel_frames": {"student.family": "token"},
     "student.num_heads": {},
+    "student.token_pooling": {},
+    "student.token_depth": {},
     "student.augment.time_mask_frames": {"student.augment.time_masks": 0},
     "student.augment.mel_mask_bins": {"student.augment.mel_masks": 0},
     "distill.alpha": {

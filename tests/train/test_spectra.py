@@ -1,4 +1,4 @@
-"""Shifts and noise on log-mel, against loops and against noise on the waveform."""
+"""Crops, tempo, shifts and noise on log-mel, against loops and against noise on the waveform."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,14 @@ from serkd import config
 from serkd.features.logmel import compute_logmel, scale_power, unscale_power
 from serkd.train.augment import add_noise as add_noise_to_waveform
 from serkd.train.batches import valid_frames
-from serkd.train.spectra import add_noise, augment_logmel, shift_frames
+from serkd.train.spectra import (
+    add_noise,
+    augment_logmel,
+    change_tempo,
+    crop_frames,
+    shift_frames,
+    shift_mels,
+)
 
 LENGTHS = np.array([9, 30, 1, 17])
 
@@ -85,29 +92,81 @@ def test_scaling_power_has_an_inverse() -> None:
     torch.testing.assert_close(unscale_power(scale_power(power)), power, rtol=1e-4, atol=0.0)
 
 
+def test_a_crop_is_a_stretch_of_the_utterance_and_may_be_any() -> None:
+    logmel, mask = _batch()
+    seen = set()
+    for seed in range(200):
+        cropped, kept = crop_frames(logmel, mask, 10, _generators(seed))
+        assert kept.sum(dim=1).tolist() == [min(10, length) for length in LENGTHS]
+        for row, length in enumerate(LENGTHS):
+            found = cropped[row][kept[row]]
+            starts = [
+                start
+                for start in range(length - len(found) + 1)
+                if torch.equal(found, logmel[row, start : start + len(found)])
+            ]
+            assert len(starts) == 1
+            seen.add((row, starts[0]))
+    assert {start for row, start in seen if row == 3} == set(range(8))
+    assert {start for row, start in seen if row == 0} == {0}
+
+
+def test_another_tempo_is_an_interpolation_at_another_rate() -> None:
+    logmel, mask = _batch()
+    changed, kept = change_tempo(logmel, mask, 0.5, _generators())
+    lengths = kept.sum(dim=1).numpy()
+    for row, length in enumerate(LENGTHS):
+        factor = np.exp(np.random.default_rng((0, row)).uniform(-0.5, 0.5))
+        assert lengths[row] == max(1, round(length * factor))
+        places = np.minimum(np.arange(lengths[row]) / factor, length - 1)
+        for mel in range(6):
+            expected = np.interp(places, np.arange(length), logmel[row, :length, mel])
+            np.testing.assert_allclose(changed[row, : lengths[row], mel], expected, atol=1e-5)
+    assert lengths.tolist() != LENGTHS.tolist()
+
+
+def test_a_shift_of_the_mels_is_an_interpolation_along_them() -> None:
+    logmel, _ = _batch()
+    moved = shift_mels(logmel, 3.0, _generators())
+    for row in range(len(LENGTHS)):
+        shift = np.random.default_rng((0, row)).uniform(-3, 3)
+        for frame in (0, 8):
+            expected = np.interp(np.arange(6) - shift, np.arange(6), logmel[row, frame])
+            np.testing.assert_allclose(moved[row, frame], expected, atol=1e-5)
+
+
 SETTINGS = config.SpecAugment(
-    time_mask_frames=5, mel_mask_bins=2, noise_snr_db=(0.0, 20.0), time_shift_frames=4
+    crop_frames=16,
+    speed=0.3,
+    mel_shift_bins=2.0,
+    time_mask_frames=5,
+    mel_mask_bins=2,
+    noise_snr_db=(0.0, 20.0),
+    time_shift_frames=4,
 )
 
 
 def test_augmentation_is_an_utterances_own_whatever_the_padding_and_the_company() -> None:
     fill = torch.zeros(6)
     (logmel, mask), (padded, long_mask) = _batch(), _batch(50)
-    whole = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
-    longer = augment_logmel(padded, long_mask, SETTINGS, fill, _generators())
-    torch.testing.assert_close(longer[:, :30][mask], whole[mask], rtol=1e-5, atol=1e-6)
-    alone = augment_logmel(logmel[1:2], mask[1:2], SETTINGS, fill, _generators()[1:2])
-    torch.testing.assert_close(alone, whole[1:2], rtol=1e-5, atol=1e-6)
-    again = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
+    whole, kept = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
+    longer, also_kept = augment_logmel(padded, long_mask, SETTINGS, fill, _generators())
+    assert torch.equal(also_kept, kept)
+    torch.testing.assert_close(longer[kept], whole[kept], rtol=1e-5, atol=1e-6)
+    alone, own = augment_logmel(logmel[1:2], mask[1:2], SETTINGS, fill, _generators()[1:2])
+    torch.testing.assert_close(alone[own], whole[1][kept[1]], rtol=1e-5, atol=1e-6)
+    again, _ = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
     assert torch.equal(again, whole)
-    other = augment_logmel(logmel, mask, SETTINGS, fill, _generators(1))
-    assert not torch.equal(other, whole)
+    other, other_kept = augment_logmel(logmel, mask, SETTINGS, fill, _generators(1))
+    assert not (torch.equal(other_kept, kept) and torch.equal(other, whole))
 
 
 def test_everything_off_changes_nothing() -> None:
     logmel, mask = _batch()
     off = config.SpecAugment(time_masks=0, mel_masks=0)
-    assert torch.equal(augment_logmel(logmel, mask, off, torch.zeros(6), _generators()), logmel)
+    found, kept = augment_logmel(logmel, mask, off, torch.zeros(6), _generators())
+    assert torch.equal(found, logmel)
+    assert torch.equal(kept, mask)
 
 
 def test_a_range_of_ratios_must_be_in_order() -> None:

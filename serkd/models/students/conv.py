@@ -61,7 +61,8 @@ class SpectrumStem(nn.Module):
     def __init__(self, num_mels: int, planes: int, width: int, strides: Sequence[int]) -> None:
         super().__init__()
         self.planes = planes
-        channels = [planes, *(max(1, width // share) for share in (8, 4, 2))]
+        # multiples of 8, which processors like
+        channels = [planes, *(8 * max(1, round(width / share / 8)) for share in (8, 4, 2))]
         shapes = zip(channels, channels[1:], strides, strict=False)
         self.layers = nn.ModuleList(SpectrumLayer(*shape) for shape in shapes)
         self.out_dim = channels[-1] * -(-num_mels // 2 ** len(self.layers))

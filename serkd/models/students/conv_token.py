@@ -68,6 +68,8 @@ class ConvTokenEncoder(nn.Module):
         windows, is_own = self.fix_length(series, mask, self.num_frames)
         patches = windows.flatten(0, 1).transpose(1, 2).unfold(2, PATCH_STEPS, PATCH_STEPS // 2)
         share = patches[:, -1:].mean(dim=3, keepdim=True)  # of a patch's frames that are valid
-        courses = (F.gelu(self.from_patch(patches[:, :-1])) * share).sum(dim=2) / share.sum(dim=2)
+        # only windows that are nobody's have none, and they are left out below
+        total = share.sum(dim=2).clamp_min(1 / PATCH_STEPS)
+        courses = (F.gelu(self.from_patch(patches[:, :-1])) * share).sum(dim=2) / total
         parts = courses.unflatten(0, is_own.shape).flatten(2)
         return masked_mean(parts, is_own).unflatten(1, (self.out_dim, TOKEN_WIDTH))
