@@ -85,7 +85,7 @@ class Trained:
         if self.model != "student":
             return None
         first = next(iter(self.folds.values()))
-        return measure_latency(experiment.student, len(first.manifest.class_names))
+        return measure_latency(experiment, len(first.manifest.class_names))
 
 
 def start_ablation(

@@ -87,6 +87,7 @@ class Calibration:
             if dotted in ("student.family", "student.width", "student.depth")
         }
         student = self.base.student.model_copy(update=shape)
-        size = count_student(student, self.num_classes)
+        experiment = self.base.model_copy(update={"student": student})
+        size = count_student(experiment, self.num_classes)
         epochs = float(str(used["student.fit.epochs"]))
         return 6.0 * size * epochs * self.num_train / 2, 4.0 * size

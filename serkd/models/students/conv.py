@@ -20,7 +20,10 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.stride = stride
         self.has_residual = stride == 1 and inputs == outputs
-        self.convolution = nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2)
+        # a bias would change nothing behind the norm but, through the optimizer, its rounding
+        self.convolution = nn.Conv1d(
+            inputs, outputs, kernel, stride, padding=kernel // 2, bias=False
+        )
         self.norm = MaskedBatchNorm(outputs)
         self.dropout = nn.Dropout(dropout)
 
@@ -40,7 +43,7 @@ class SpectrumLayer(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.convolution = nn.Conv2d(inputs, outputs, 3, (stride, 2), padding=1)
+        self.convolution = nn.Conv2d(inputs, outputs, 3, (stride, 2), padding=1, bias=False)
         self.norm = MaskedBatchNorm(outputs)
 
     def forward(self, spectrum: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
