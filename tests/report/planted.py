@@ -87,7 +87,7 @@ class Planted:
         }
 
     def latency(self, experiment: Experiment) -> float:
-        return experiment.student.width / 100
+        return experiment.student.shape.width / 100
 
     def _confusions(self, rng: np.random.Generator, skill: float) -> np.ndarray:
         """(G, C, C): as many utterances of every class; errors go to the others alike."""
@@ -106,9 +106,9 @@ def _get(data: Mapping[str, Any], dotted: str) -> Any:  # noqa: ANN401
 
 
 def planted_study(file: Mapping[str, Any], name: str = "planted") -> Study:
-    """A study of a file's contents on the default experiment."""
+    """A study of a file's contents on an experiment whose width and depth are numbers."""
     ablation = Ablation.model_validate({"question": "?", "base": "base.yaml", **file}, strict=False)
-    base: Experiment = build_experiment({}, {})
+    base: Experiment = build_experiment({}, {"student.width": 128, "student.depth": 4})
     return build_study(name, ablation, base, {}, origin="planted.yaml")
 
 

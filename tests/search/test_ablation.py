@@ -73,7 +73,7 @@ def test_add_one_gives_one_component_to_none(tmp_path: Path) -> None:
 
 
 def test_one_at_a_time_changes_one_key_and_the_base_collapses(tmp_path: Path) -> None:
-    file = {"design": "oat", "factors": FACTORS, "set": {"distill.alpha": 0.5}}
+    file = {"design": "oat", "factors": FACTORS, "set": {"distill.alpha": 0.5, "student.depth": 4}}
     study = _read(tmp_path, file)
     assert _values(study, *FACTORS) == {
         "reference": (0.5, 4),
@@ -86,8 +86,8 @@ def test_one_at_a_time_changes_one_key_and_the_base_collapses(tmp_path: Path) ->
 
 
 def test_a_factorial_has_every_combination_once(tmp_path: Path) -> None:
-    file = {"design": "factorial", "factors": FACTORS, "set": {"distill.alpha": 0.5}}
-    study = _read(tmp_path, file)
+    given = {"distill.alpha": 0.5, "student.depth": 4}
+    study = _read(tmp_path, {"design": "factorial", "factors": FACTORS, "set": given})
     expected = set(itertools.product(*FACTORS.values()))
     values = list(_values(study, *FACTORS).values())
     assert len(values) == len(expected)
