@@ -68,7 +68,7 @@ def test_a_sweep_is_submitted_and_after_a_new_head_goes_on_from_its_storage(
         assert "ray job logs first --follow --address" in done.stdout
         assert "stage requests" in done.stdout.partition("ray job stop")[2]  # the job's own log
         (ledger_path,) = storage.glob("sweeps/*/ledger.jsonl")
-        before, stages = Ledger(ledger_path).trials(), set(storage.glob("stages/*/*"))
+        before, stages = Ledger(ledger_path).trials(), set(storage.glob("stages/[!.]*/*"))
         assert [trial["state"] for trial in before] == ["finished"]
         _check_refusals(checkout, address, to)
     with head(temp_dir / "2", num_cpus=2) as address:
@@ -77,7 +77,9 @@ def test_a_sweep_is_submitted_and_after_a_new_head_goes_on_from_its_storage(
     after = Ledger(ledger_path).trials()
     assert after[:1] == before
     assert [trial["state"] for trial in after] == ["finished", "finished"]
-    assert {path.parent.name for path in set(storage.glob("stages/*/*")) - stages} == {"student"}
+    assert {path.parent.name for path in set(storage.glob("stages/[!.]*/*")) - stages} == {
+        "student"
+    }
 
 
 def _check_refusals(checkout: Path, address: str, to: tuple[str, str]) -> None:

@@ -224,7 +224,9 @@ def test_empty_clusters_are_filled(seed: int, num_clusters: int) -> None:
     # the worst start: every centroid in one place, so that all but one are empty
     start = np.repeat(frames[:1].astype(np.float32), num_clusters, axis=0)
     found = _fit(frames, start, max_iterations=60)
-    assert _ratio(found) < 2.0
+    assert found.counts.min() > 0
+    # from this start 60 iterations need not reach what a good start does
+    assert _ratio(found) < 3.0
 
 
 def test_equal_frames_stay_together_and_the_others_are_balanced() -> None:
