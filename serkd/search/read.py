@@ -12,7 +12,7 @@ from serkd.errors import InputError, refuse
 from serkd.recipe import build_experiment
 from serkd.search.constraints import MEASURED, Constraints
 from serkd.search.draw import draw_params
-from serkd.search.space import Smoke, Space
+from serkd.search.space import Scheduler, Smoke, Space
 from serkd.search.suggest import meant
 from serkd.section import validate
 from serkd.stages.key import get_dotted
@@ -54,7 +54,6 @@ def reduce_space(space: Space, origin: str) -> Space:
         raise InputError(
             *(f"{origin}: smoke.space.{dotted}: must be a key of space" for dotted in unknown)
         )
-    scheduler = space.scheduler.model_dump(mode="json") | {"grace_epochs": 1}
     reduced = space.model_dump(mode="json") | {
         "set": {**space.set, **smoke.set},
         "space": {
@@ -63,7 +62,8 @@ def reduce_space(space: Space, origin: str) -> Space:
         },
         "folds": smoke.folds,
         "seeds": None,
-        "scheduler": scheduler | ({"fidelity": "epoch"} if len(smoke.folds) == 1 else {}),
+        # each trial shows that all of its stages run
+        "scheduler": Scheduler(name="none").model_dump(mode="json"),
         "budget": {"trials": smoke.trials},
         "smoke": Smoke().model_dump(mode="json"),
     }
