@@ -1,18 +1,29 @@
 """A sweep from its file to its summary: what ``serkd sweep`` does."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from serkd.corpora.folds import Fold
 from serkd.corpora.protocols import read_folds
+from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.files import write_json
 from serkd.report.run import describe_folds
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.read import read_space
-from serkd.search.tuner import Sweep, choose_fold, open_sweep, run_sweep, sharing
+from serkd.search.tuner import (
+    Sweep,
+    choose_fold,
+    list_ignored,
+    open_sweep,
+    run_sweep,
+    sharing,
+)
 from serkd.storage.sync import synced
+
+logger = logging.getLogger(__name__)
 
 
 def start_sweep(
@@ -27,8 +38,15 @@ def start_sweep(
     """Run the trials that are missing; returns and writes the summary (results.json).
 
     With `smoke`, in the file's reduced size.
+
+    Raises:
+        InputError: the space is not legal, or its first objective is not dev_uar.
     """
     space, base = read_space(path, values, smoke=smoke)
+    if space.objective[0] != "dev_uar":
+        raise InputError(f"{path}: objective must begin with dev_uar, got {space.objective[0]!r}")
+    if ignored := list_ignored(space):
+        logger.warning("%s: a sweep does not follow %s yet", path, ", ".join(ignored))
     if trials is not None:
         budget = space.budget.model_copy(update={"trials": trials})
         space = space.model_copy(update={"budget": budget})

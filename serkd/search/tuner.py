@@ -118,6 +118,21 @@ def choose_fold(folds: Sequence[Fold], names: Sequence[str]) -> Fold:
     return fold
 
 
+def list_ignored(space: Space) -> list[str]:
+    """Settings that `serkd plan` counts with and a sweep does not follow yet."""
+    scheduler = space.scheduler
+    ignored = {
+        "constraints": bool(space.constraints),
+        f"objective after {space.objective[0]}": len(space.objective) > 1,
+        "seeds": space.seeds is not None,
+        "scheduler.name: median": scheduler.name == "median",
+        "scheduler.fidelity: fold": scheduler.name != "none" and scheduler.fidelity == "fold",
+        "budget.hours": space.budget.hours is not None,
+        "budget.disk_gb": space.budget.disk_gb is not None,
+    }
+    return [name for name, is_there in ignored.items() if is_there]
+
+
 def _max_concurrent(sweep: Sweep) -> int:
     """How many trials fit the cluster, with the workers that each starts besides itself."""
     train, own = sweep.base.train, sweep.space.resources
