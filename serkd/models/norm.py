@@ -44,7 +44,7 @@ class MaskedBatchNorm(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         mean, variance = self.mean, self.variance
-        frames = frames.float()  # sums in half precision would lose the small ones
+        frames = frames.to(torch.promote_types(frames.dtype, torch.float32))  # half sums lose
         if self.training:
             mean, variance = _valid_statistics(frames, mask)
             self.mean.lerp_(mean.detach(), _MOMENTUM)
