@@ -23,6 +23,13 @@ class Fit(Section):
     weight_decay: float = Field(0.01, ge=0.0)
     warmup: Share = Field(0.05, description="share of steps with a linear warm-up; cosine after")
     clip_norm: PositiveFloat = 1.0
+    ema_decay: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="the model is the moving average of its weights after each step; 0 = the last "
+        "ones",
+    )
     patience: PositiveInt | None = Field(
         None, description="stop after so many epochs without a better dev UAR; null = never"
     )
@@ -41,13 +48,6 @@ class Stage1Fit(BackboneFit):
 
 class StudentFit(Fit):
     epochs: PositiveInt = 30
-    ema_decay: float = Field(
-        0.0,
-        ge=0.0,
-        lt=1.0,
-        description="the student is the moving average of its weights after each step; 0 = the "
-        "last ones",
-    )
 
 
 class Train(Section):

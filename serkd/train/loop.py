@@ -42,7 +42,7 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
     """
     workers = Workers()
     stepper = Stepper(task, workers)
-    average = WeightAverage(task.model, task.ema_decay)
+    average = WeightAverage(task.model, task.fit.ema_decay)
     history: list[dict[str, Any]] = []
     best = task.model.state_dict()
     if state := checkpoints.load():

@@ -52,8 +52,8 @@ class StudentTask(Task):
         unseen: Outputs | None = None,
     ) -> None:
         self.data, self.settings, self.distill = data, settings, distill
-        self.precision, self.ema_decay = settings.precision, settings.fit.ema_decay
-        self.fit, self.seed, self.device = settings.fit, seed, torch.device(choose_device(device))
+        self.fit, self.precision = settings.fit, settings.precision
+        self.seed, self.device = seed, torch.device(choose_device(device))
         # its frames are few, and the quiz is drawn from all of it; batches are whole, since the
         # contrastive loss compares all of one
         self.source = MemorySource(data.frames)

@@ -46,7 +46,6 @@ class Task(ABC):
     selection: str | None = None  # metric that picks the epoch; None keeps the last one
     device: torch.device
     precision: str = "float32"  # of a training step's forward pass; evaluation is in float32
-    ema_decay: float = 0.0  # what is evaluated and kept is a moving average; 0 = the weights
     max_frames: int | None = None  # padded frames in one forward pass; None = whole batches
 
     @property

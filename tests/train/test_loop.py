@@ -41,6 +41,7 @@ class ToyTask(Task):
         self.model = nn.Linear(2, 1)
         self.inputs = torch.randn(16, 2)
         self.num_steps = 0
+        self.before_steps: list[dict[str, Tensor]] = []
         self.after_epoch: list[dict[str, Tensor]] = []
         self.batches: list[list[int]] = []
         points = self.inputs.numpy()[:, None]
@@ -62,6 +63,7 @@ class ToyTask(Task):
 
     def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
         self.num_steps += 1
+        self.before_steps.append(self.weights())
         self.batches.append(index.tolist())
         return {"square": Term(self.loss(self, batch.frames[:, 0]), float(len(index)))}
 
@@ -95,6 +97,19 @@ def test_the_last_epoch_is_returned_where_nothing_selects(tmp_path: Path) -> Non
     task.selection = None
     trained = run_loop(task, FolderCheckpoints(tmp_path), Observer())
     assert _same(trained.weights, task.after_epoch[2])
+
+
+def test_what_is_judged_and_returned_is_the_average_of_the_steps_weights(tmp_path: Path) -> None:
+    task = ToyTask(_fit(3, ema_decay=0.3), [0.1, 0.9, 0.2])
+    trained = run_loop(task, FolderCheckpoints(tmp_path), Observer())
+    expected, *steps = task.before_steps[:5]  # two epochs have four steps
+    for number, weights in enumerate(steps, start=1):
+        decay = min(0.3, (1 + number) / (10 + number))
+        expected = {k: decay * v + (1 - decay) * weights[k] for k, v in expected.items()}
+    for name, value in expected.items():
+        torch.testing.assert_close(task.after_epoch[1][name], value)
+    assert _same(trained.weights, task.after_epoch[1])
+    assert not _same(steps[-1], task.after_epoch[1])
 
 
 @pytest.mark.parametrize(("patience", "expected"), [(None, 8), (1, 3), (2, 4), (3, 8)], ids=str)
