@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from serkd import config
+from serkd.corpora.audio import Cut
 from serkd.corpora.manifest import Manifest
 from serkd.events import Observer
 from serkd.features.backbone import Backbone
@@ -63,7 +64,7 @@ def extract_prefix(
     utterances = [manifest.by_id[utt_id] for utt_id in utt_ids]
     extract_frames(
         "bench",
-        split_audio(utterances, config.Corpus().max_duration_s),
+        split_audio(utterances, Cut()),
         PrefixEncoder(backbone, max(layers), "cpu", tuple(layers)),
         {f"layer_{n}": Sink(out / f"layer_{n}", f"layer_{n}") for n in layers},
         num_actors=0,

@@ -16,6 +16,12 @@ class Corpus(Section):
     max_duration_s: PositiveFloat = Field(
         30.0, le=30.0, description="longer utterances are cut to their first seconds"
     )
+    trim_silence_db: PositiveFloat | None = Field(
+        None,
+        le=100.0,
+        description="an utterance begins and ends 0.1 s from speech, which is what is so little "
+        "below its loudest 25 ms; null = with all of its silence",
+    )
 
 
 class Protocol(Section):

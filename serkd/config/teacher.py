@@ -122,6 +122,11 @@ class Stage2(Section):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: every class of train has the same weight in the loss"
     )
+    probe_l2: PositiveFloat | None = Field(
+        None,
+        description="the classifier starts as the logistic regression on the start's pooled "
+        "frames, with probe_l2 / 2 · |W|^2 beside its mean loss; null = at random",
+    )
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     mask_start_share: Share = Field(0.0, description="SpecAugment over time on the suffix's input")
     mask_span_frames: PositiveInt = 10
@@ -132,7 +137,12 @@ class Stage2(Section):
     fit: BackboneFit = BackboneFit()
 
     @model_validator(mode="after")
-    def _balances_once(self) -> "Stage2":
+    def _possible(self) -> "Stage2":
+        if self.probe_l2 is not None and self.loss != "cross_entropy":
+            raise ValueError(
+                f"probe_l2 must be null unless loss is 'cross_entropy', got {self.probe_l2:g} with "
+                f"{self.loss!r}"
+            )
         if self.class_weights == "balanced" and self.fit.batches == "class_balanced":
             raise ValueError(
                 "class_weights must be 'none' when fit.batches is 'class_balanced' (rare classes "

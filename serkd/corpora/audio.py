@@ -16,6 +16,8 @@ from serkd.errors import InputError
 SAMPLE_RATE_HZ = 16_000
 MIN_DURATION_S = 0.1  # five frames; convolutional front ends need 25 ms, statistics need more
 _BLOCK_FRAMES = 1 << 18
+_LOUDNESS_WINDOW, _LOUDNESS_STEP = 400, 160  # samples: 25 ms, every 10 ms
+_KEPT_SILENCE = 1_600  # samples: 0.1 s, so that no onset is lost and nothing gets too short
 
 
 class TooShortError(InputError):
@@ -147,6 +149,35 @@ def centre_channel(file: soundfile.SoundFile) -> int | None:
     if file.channels != 6:
         return None
     return 1 if file.format == "OGG" else 2
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which part of a recording is heard.
+
+    Without what is before the first and after the last window of 25 ms that is at most
+    `trim_silence_db` below the loudest one, but for 0.1 s on both sides (None = with it), and of
+    that the first `max_duration_s` seconds. Acted corpora have a second of silence at both ends.
+    """
+
+    max_duration_s: float = 30.0
+    trim_silence_db: float | None = None
+
+    def apply(self, waveform: np.ndarray) -> np.ndarray:
+        """The part (T',) of a 16 kHz waveform (T,), a view."""
+        if self.trim_silence_db is not None:
+            waveform = _trim_silence(waveform, self.trim_silence_db)
+        return crop(waveform, self.max_duration_s)
+
+
+def _trim_silence(waveform: np.ndarray, threshold_db: float) -> np.ndarray:
+    if len(waveform) < _LOUDNESS_WINDOW:
+        return waveform
+    windows = np.lib.stride_tricks.sliding_window_view(waveform, _LOUDNESS_WINDOW)
+    power = np.square(windows[::_LOUDNESS_STEP], dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(power >= power.max() * 10 ** (-threshold_db / 10))
+    start = max(0, loud[0] * _LOUDNESS_STEP - _KEPT_SILENCE)
+    return waveform[start : loud[-1] * _LOUDNESS_STEP + _LOUDNESS_WINDOW + _KEPT_SILENCE]
 
 
 def crop(waveform: np.ndarray, max_duration_s: float) -> np.ndarray:

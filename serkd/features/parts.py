@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow.parquet as pq
 
-from serkd.corpora.audio import change_speed, crop, read_audio
+from serkd.corpora.audio import Cut, change_speed, crop, read_audio
 from serkd.corpora.manifest import Utterance
 from serkd.errors import InputError
 from serkd.features.quarantine import BadFile
@@ -43,7 +43,7 @@ class Part(Protocol):
     def load(self) -> Loaded: ...
 
 
-def read_waveform(utterance: Utterance, max_duration_s: float) -> np.ndarray:
+def read_waveform(utterance: Utterance, cut: Cut) -> np.ndarray:
     """The waveform (T,) at 16 kHz that frames are computed from.
 
     Raises:
@@ -55,7 +55,7 @@ def read_waveform(utterance: Utterance, max_duration_s: float) -> np.ndarray:
             f"{utterance.path}: must be the audio that the manifest describes, but it has "
             "changed since; run `serkd prepare` again"
         )
-    return crop(decoded.waveform, max_duration_s)
+    return cut.apply(decoded.waveform)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AudioPart:
     """Waveforms of some utterances, played `speed` times as fast."""
 
     utterances: tuple[Utterance, ...]
-    max_duration_s: float
+    cut: Cut
     speed: float = 1.0
 
     @property
@@ -72,17 +72,17 @@ class AudioPart:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of speech that are encoded."""
-        return sum(min(u.duration_s, self.max_duration_s) for u in self.utterances)
+        """Seconds of speech that are encoded, silence at their ends included."""
+        return sum(min(u.duration_s, self.cut.max_duration_s) for u in self.utterances)
 
     def load(self) -> Loaded:
         """Decode every file, also behind a bad one."""
         loaded = Loaded([])
         for utterance in self.utterances:
             try:
-                waveform = read_waveform(utterance, self.max_duration_s)
+                waveform = read_waveform(utterance, self.cut)
                 # what a lower speed makes longer is cut: no backbone is given more
-                changed = crop(change_speed(waveform, self.speed), self.max_duration_s)
+                changed = crop(change_speed(waveform, self.speed), self.cut.max_duration_s)
                 loaded.rows.append((utterance.utt_id, changed))
             except InputError as error:
                 loaded.bad.append(BadFile(utterance.utt_id, utterance.path, str(error)))
@@ -110,9 +110,7 @@ class FramePart:
         return Loaded(list(read_part(self.path, self.column)))
 
 
-def split_audio(
-    utterances: Sequence[Utterance], max_duration_s: float, speed: float = 1.0
-) -> list[Part]:
+def split_audio(utterances: Sequence[Utterance], cut: Cut, speed: float = 1.0) -> list[Part]:
     """Parts of bounded length, in the order of the utterances; depends on nothing else."""
     parts: list[Part] = []
     current: list[Utterance] = []
@@ -121,11 +119,11 @@ def split_audio(
         if current and (
             samples + utterance.num_samples > _PART_SAMPLES or len(current) == _MAX_PART_UTTERANCES
         ):
-            parts.append(AudioPart(tuple(current), max_duration_s, speed))
+            parts.append(AudioPart(tuple(current), cut, speed))
             current, samples = [], 0
         current.append(utterance)
         samples += utterance.num_samples
-    return [*parts, AudioPart(tuple(current), max_duration_s, speed)] if current else parts
+    return [*parts, AudioPart(tuple(current), cut, speed)] if current else parts
 
 
 def split_frames(folder: Path, column: str) -> list[Part]:

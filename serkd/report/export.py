@@ -47,7 +47,8 @@ def export_teacher(folder: Path, out: Path, fold_name: str | None) -> dict[str, 
     (fold,) = select_folds(folds, name)
     trunk, teacher = load_teacher(folder, run.experiment, fold)
     card = write_card(run, fold, trunk.backbone)
-    export = TransformersExport(teacher, trunk, fold.manifest.class_names, card)
+    trim = run.experiment.corpus.trim_silence_db
+    export = TransformersExport(teacher, trunk, fold.manifest.class_names, card, trim)
     _write_whole(export, out)
     class_names = list(fold.manifest.class_names)
     return {"out": str(out), "run": str(folder), "fold": name, "class_names": class_names}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from serkd.config import Experiment
-from serkd.corpora.audio import SAMPLE_RATE_HZ
+from serkd.corpora.audio import SAMPLE_RATE_HZ, Cut
 from serkd.corpora.folds import Fold, select_folds
 from serkd.corpora.manifest import Utterance
 from serkd.corpora.protocols import read_folds
@@ -35,7 +35,7 @@ class UnitsFolder:
     name: str
     folder: Path
     fold: Fold
-    max_duration_s: float
+    cut: Cut
 
 
 def export_fairseq(source: Path, out: Path) -> list[Path]:
@@ -45,7 +45,8 @@ def export_fairseq(source: Path, out: Path) -> list[Path]:
     `<subset>.km` its units, `dict.km.txt` every unit with its count in train. Returns the folders.
 
     Raises:
-        InputError: `source` has no units, or they are not stored any more.
+        InputError: `source` has no units, they are not stored any more, or they do not begin where
+            the audio does.
     """
     require_empty(out)
     return [_export(found, out / found.name) for found in find_units(source)]
@@ -86,8 +87,9 @@ def _graphs(experiment: Experiment, fold_choice: str) -> list[tuple[Graph, Ref]]
 
 
 def _here(graph: Graph, ref: Ref, folder: Path) -> UnitsFolder:
-    longest = graph.experiment.corpus.max_duration_s
-    return UnitsFolder(scale_folder(graph.fold, ref), folder, graph.fold, longest)
+    corpus = graph.experiment.corpus
+    cut = Cut(corpus.max_duration_s, corpus.trim_silence_db)
+    return UnitsFolder(scale_folder(graph.fold, ref), folder, graph.fold, cut)
 
 
 def _stored(graph: Graph, ref: Ref, store: StageStore, run: Path) -> UnitsFolder:
@@ -115,6 +117,11 @@ def _of_stage(folder: Path) -> UnitsFolder:
 
 def _export(source: UnitsFolder, out: Path) -> Path:
     fold, said = source.fold, _read_json(source.folder / "units.json")
+    if source.cut.trim_silence_db is not None:
+        raise InputError(
+            f"{source.folder}: corpus.trim_silence_db must be null for fairseq, which reads audio "
+            f"from its beginning, got {source.cut.trim_silence_db:g}: its units begin with speech"
+        )
     if said["train_hash"] != fold.train_hash:
         raise InputError(
             f"{source.folder}: the corpus must be as it was, but fold {fold.name} now trains on "
@@ -159,7 +166,7 @@ def _describe(source: UnitsFolder) -> dict[str, Any]:
     """Where the units come from, and what fairseq would stumble over."""
     utterances = source.fold.manifest.utterances
     rates = Counter(u.sample_rate for u in utterances if u.sample_rate != SAMPLE_RATE_HZ)
-    cut = sum(u.duration_s > source.max_duration_s for u in utterances)
+    cut = sum(u.duration_s > source.cut.max_duration_s for u in utterances)
     notes = ["num_samples are at 16 kHz; units come 50 a second: label_rate=50"]
     if rates:
         notes.append(
@@ -167,7 +174,7 @@ def _describe(source: UnitsFolder) -> dict[str, Any]:
         )
     if cut:
         notes.append(
-            f"{cut} utterances are longer than corpus.max_duration_s = {source.max_duration_s:g}: "
-            "their units end there; limit task.max_sample_size"
+            f"{cut} utterances are longer than corpus.max_duration_s = "
+            f"{source.cut.max_duration_s:g}: their units end there; limit task.max_sample_size"
         )
     return {**_read_json(source.folder / "units.json"), "notes": notes}

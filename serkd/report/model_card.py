@@ -37,6 +37,7 @@ The bare fine-tuned encoder is in `encoder/`, for {encoder}.
 | protocol | {protocol}, {speakers} |
 | fold | {fold}: {train:,} utterances to train, {dev:,} dev |
 | longest utterance | {longest:g} s: what lay behind was cut off |
+| silence at both ends | {silence} |
 | dev UAR (mean recall) | {uar:.1f} % |
 | dev WAR (accuracy) | {war:.1f} % |
 | dev weighted F1 | {wf1:.1f} % |
@@ -46,6 +47,9 @@ Recall on dev: {recalls}.
 Dev chose the epoch, so these figures are optimistic. The fold's test split of {test:,} utterances
 is sealed: no figure here is of it.
 """
+
+
+_SILENCE = {False: "heard", True: "cut, as the feature extractor does it"}
 
 
 def write_card(run: FinishedRun, fold: Fold, backbone: Backbone) -> str:
@@ -70,6 +74,7 @@ def write_card(run: FinishedRun, fold: Fold, backbone: Backbone) -> str:
         dev=len(fold.dev),
         test=len(fold.test),
         longest=run.experiment.corpus.max_duration_s,
+        silence=_SILENCE[run.experiment.corpus.trim_silence_db is not None],
         **{name: 100 * metrics[name] for name in ("uar", "war", "wf1")},
         recalls=", ".join(f"{name} {_percent(rate)}" for name, rate in rates),
     )

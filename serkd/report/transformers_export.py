@@ -37,6 +37,7 @@ class TransformersExport:
     trunk: Trunk
     class_names: Sequence[str]
     card: str
+    trim_silence_db: float | None = None
 
     def write(self, folder: Path) -> None:
         """Fill an empty folder."""
@@ -44,11 +45,9 @@ class TransformersExport:
         # without the folder it was read from
         encoder.config._name_or_path = ""
         encoder.save_pretrained(folder / "encoder")
-        self._write_preprocessor(folder / "encoder", {})
+        self._write_preprocessor(folder / "encoder")
         self.build_model(encoder).save_pretrained(folder)
-        self._write_preprocessor(
-            folder, {"AutoFeatureExtractor": f"{_CODE.stem}.SerkdWhisperFeatureExtractor"}
-        )
+        self._write_preprocessor(folder, **self._own_preprocessor)
         shutil.copyfile(_CODE, folder / _CODE.name)
         (folder / "README.md").write_text(self.card, encoding="utf-8")
 
@@ -97,14 +96,23 @@ class TransformersExport:
     def _is_whisper(self) -> bool:
         return self.trunk.backbone.family == "whisper"
 
-    def _write_preprocessor(self, folder: Path, whisper_map: dict[str, str]) -> None:
+    @property
+    def _own_preprocessor(self) -> dict[str, Any]:
+        """Settings of a feature extractor of ours, where transformers' own would not do."""
+        if not self._is_whisper and self.trim_silence_db is None:
+            return {}
+        kind = "Whisper" if self._is_whisper else "Waveform"
+        return {
+            "trim_silence_db": self.trim_silence_db,
+            "auto_map": {"AutoFeatureExtractor": f"{_CODE.stem}.Serkd{kind}FeatureExtractor"},
+        }
+
+    def _write_preprocessor(self, folder: Path, **own: Any) -> None:  # noqa: ANN401
         """What makes the encoder's input of a waveform, always with a mask of what is padding."""
         backbone = self.trunk.backbone
         if self._is_whisper:
             found = WhisperFeatureExtractor.from_pretrained(backbone.folder, local_files_only=True)
         else:
             found = Wav2Vec2FeatureExtractor(do_normalize=is_normalised(backbone.folder))
-        settings = json.loads(found.to_json_string()) | {"return_attention_mask": True}
-        if self._is_whisper and whisper_map:
-            settings["auto_map"] = whisper_map
+        settings = json.loads(found.to_json_string()) | {"return_attention_mask": True, **own}
         write_json(folder / "preprocessor_config.json", settings)

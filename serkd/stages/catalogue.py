@@ -114,14 +114,15 @@ def _states(experiment: Experiment, ref: Ref) -> Ref:
     return Ref(stage, ref.scale[:1])
 
 
-_CUT, _FROZEN, _GENDER = "corpus.max_duration_s", "backbone.frozen_layers", "units.gender_mode"
+_CUT = ("corpus.max_duration_s", "corpus.trim_silence_db")
+_FROZEN, _GENDER = "backbone.frozen_layers", "units.gender_mode"
 _READ = (_FROZEN, "backbone.layer_mix")
 _TRAINED = (*_READ, "backbone.lora", "backbone.precision")
 
 STAGES: dict[str, Stage] = {
     "features": Stage(
         version=3,
-        uses=(_CUT,),
+        uses=_CUT,
         inputs=lambda e, r: [],
         fits="none",
         run=run_features,
@@ -130,7 +131,7 @@ STAGES: dict[str, Stage] = {
     ),
     "speeds": Stage(
         version=1,
-        uses=(_CUT,),
+        uses=_CUT,
         inputs=lambda e, r: [],
         fits="none",
         run=run_speeds,
@@ -139,7 +140,7 @@ STAGES: dict[str, Stage] = {
     ),
     "logmel": Stage(
         version=1,
-        uses=(_CUT, "student.logmel"),
+        uses=(*_CUT, "student.logmel"),
         inputs=lambda e, r: [],
         fits="none",
         run=alone(run_logmel),
@@ -147,7 +148,7 @@ STAGES: dict[str, Stage] = {
     ),
     "extractor": Stage(
         version=2,
-        uses=(*_TRAINED, _CUT, "extractor", f"{_GENDER}.has_task", "seed"),
+        uses=(*_TRAINED, *_CUT, "extractor", f"{_GENDER}.has_task", "seed"),
         inputs=lambda e, r: [find_prefix(e), *_speeds(e, e.extractor.augment)],
         fits="train+dev",
         run=alone(run_extractor),
@@ -195,7 +196,7 @@ STAGES: dict[str, Stage] = {
     ),
     "teacher": Stage(
         version=2,
-        uses=(*_TRAINED, _CUT, "teacher.start", "teacher.stage2", "seed"),
+        uses=(*_TRAINED, *_CUT, "teacher.start", "teacher.stage2", "seed"),
         inputs=lambda e, r: [
             find_prefix(e),
             *_speeds(e, e.teacher.stage2.augment),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serkd.config import Experiment
+from serkd.corpora.audio import Cut
 from serkd.corpora.folds import Fold
 from serkd.events import Observer
 from serkd.features.backbone import Backbone
@@ -113,6 +114,11 @@ class Context:
         if not any(dotted == used or dotted.startswith(f"{used}.") for used in self.uses):
             raise KeyError(f"stage {self.ref.stage} reads {dotted}, which it does not declare")
         return get_dotted(self.experiment, dotted)
+
+    @property
+    def cut(self) -> Cut:
+        """Which part of every recording is heard."""
+        return Cut(self.config("corpus.max_duration_s"), self.config("corpus.trim_silence_db"))
 
     def input(self, stage: str) -> Artifact:
         """The only input of that stage's name."""

@@ -45,7 +45,7 @@ def extract(
 
 def _audio_parts(context: Context, speed: float = 1.0) -> list[Part]:
     utterances = context.fold.manifest.utterances
-    return split_audio(utterances, context.config("corpus.max_duration_s"), speed)
+    return split_audio(utterances, context.cut, speed)
 
 
 def run_features(contexts: Sequence[Context], speed: float = 1.0) -> None:

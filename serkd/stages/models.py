@@ -48,7 +48,7 @@ def _heard_data(context: Context) -> FoldData:
         for ref, artifact in context.inputs.items()
         if ref.stage == "speeds"
     }
-    return replace(data, max_duration_s=context.config("corpus.max_duration_s"), speeds=speeds)
+    return replace(data, cut=context.cut, speeds=speeds)
 
 
 def build_plain_trunk(context: Context) -> Trunk:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from serkd import config
+from serkd.corpora.audio import Cut
 from serkd.corpora.manifest import Manifest
 from serkd.features.cache import StoredFrames, find_frames
 from serkd.features.store import Frames
@@ -16,7 +17,7 @@ from serkd.train.source import Source
 from serkd.train.stream import open_source
 from serkd.train.workers import Workers
 
-_HERE, _WHOLE = config.Train(), config.Corpus()
+_HERE, _WHOLE = config.Train(), Cut()
 _GENDER_INDEX = {"female": 0, "male": 1, "unknown": -100}
 
 
@@ -24,8 +25,8 @@ _GENDER_INDEX = {"female": 0, "male": 1, "unknown": -100}
 class FoldData:
     """Reads a column of stored frames; `manifest` has no test labels.
 
-    Training utterances come first, dev utterances after them. `max_duration_s` is for those who
-    read audio: frames are of no more of an utterance. `speeds` are the folders of the same frames
+    Training utterances come first, dev utterances after them. `cut` is for those who read
+    audio: frames are of no more of an utterance. `speeds` are the folders of the same frames
     of audio at other speeds.
     """
 
@@ -35,7 +36,7 @@ class FoldData:
     folder: Path
     column: str
     train: config.Train = _HERE
-    max_duration_s: float = _WHOLE.max_duration_s
+    cut: Cut = _WHOLE
     speeds: Mapping[float, Path] = field(default_factory=dict)
 
     @property

@@ -81,8 +81,11 @@ class SuffixTask(Task):
         """Two outputs of some utterances; see `predict`."""
         return predict(forward, self.source, index, self.device, self.max_frames)
 
-    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> None:
-        """Statistics of the untrained model's embeddings of the training utterances."""
+    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> np.ndarray:
+        """Statistics of the untrained model's embeddings of the training utterances.
+
+        Returns those embeddings, standardised: (utterances, E).
+        """
         model.eval()
 
         def pooled(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +93,10 @@ class SuffixTask(Task):
             return embedding, embedding
 
         embeddings, _ = self.predict(pooled, np.arange(len(self.data.train_ids)))
-        model.standardise.fit(torch.from_numpy(embeddings))
+        found = torch.from_numpy(embeddings).to(self.device)
+        model.standardise.fit(found)
+        with torch.no_grad():
+            return model.standardise(found).cpu().numpy()
 
     def labels(self, index: np.ndarray) -> Tensor:
         """Emotions (B,) on the device."""

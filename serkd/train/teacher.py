@@ -16,6 +16,7 @@ from serkd.models.trunk import Trunk
 from serkd.train.batches import draw_spans, plan_evaluation, valid_frames
 from serkd.train.data import FoldData
 from serkd.train.outputs import forward_pair
+from serkd.train.probe import fit_probe
 from serkd.train.source import Padded
 from serkd.train.suffix import SuffixTask
 from serkd.train.task import Step
@@ -148,10 +149,15 @@ class EmotionTask(SuffixTask):
         self.settings = settings
         self.model = build_teacher(settings, self.suffix, trunk, data.num_classes)
         self.model.to(self.device)
-        self.fit_statistics(self.model)
+        embeddings = self.fit_statistics(self.model)
         self.class_weights = None
         if settings.class_weights == "balanced":
             self.class_weights = balance_classes(data).to(self.device)
+        if settings.probe_l2 is not None:
+            classifier = self.model.classifier
+            assert isinstance(classifier, nn.Linear), "Stage2 refuses a probe of cosines"
+            labels, weights = data.train_labels, self.class_weights
+            fit_probe(classifier, embeddings, labels, settings.probe_l2, weights)
         self.units: UnitRegulariser | None = None
         if kept is not None:  # after the model, whose random start must not depend on it
             self.units = UnitRegulariser(kept, self.model.frame_dim, data, settings.unit_weight)

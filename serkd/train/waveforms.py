@@ -8,6 +8,7 @@ from threading import Lock
 import numpy as np
 
 from serkd import config
+from serkd.corpora.audio import Cut
 from serkd.corpora.manifest import Utterance
 from serkd.features.encoders import EncoderSpec, PrefixEncoder
 from serkd.features.parts import read_waveform
@@ -40,13 +41,13 @@ class WaveformSource:
         utterances: Sequence[Utterance],
         encoder: EncoderSpec,
         settings: config.Augment,
-        max_duration_s: float,
+        cut: Cut,
         seed: int,
         cache_gb: float,
     ) -> None:
         self.stored, self.settings, self.seed = stored, settings, seed
         self.encode = encoder.build()
-        self.audio = _Audio(utterances, max_duration_s, int(cache_gb * 1e9))
+        self.audio = _Audio(utterances, cut, int(cache_gb * 1e9))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -76,7 +77,7 @@ class WaveformSource:
 
     def _waveforms(self, index: np.ndarray, epoch: int) -> list[np.ndarray]:
         """In a thread of its own."""
-        limit = self.audio.max_duration_s
+        limit = self.audio.cut.max_duration_s
         seeds = [audio_seed(self.seed, epoch, int(i)) for i in index]
         return [augment(self.audio[seed[2]], self.settings, limit, seed) for seed in seeds]
 
@@ -96,7 +97,7 @@ def hear_training(
         [data.manifest.by_id[utt_id] for utt_id in data.train_ids],
         PrefixEncoder(trunk.backbone, trunk.frozen_layers, device),
         settings,
-        data.max_duration_s,
+        data.cut,
         seed,
         data.train.cache_gb / data.train.num_workers,
     )
@@ -105,10 +106,8 @@ def hear_training(
 class _Audio:
     """Decoded audio of utterances, by number, for several threads."""
 
-    def __init__(
-        self, utterances: Sequence[Utterance], max_duration_s: float, max_bytes: int
-    ) -> None:
-        self.utterances, self.max_duration_s = utterances, max_duration_s
+    def __init__(self, utterances: Sequence[Utterance], cut: Cut, max_bytes: int) -> None:
+        self.utterances, self.cut = utterances, cut
         self.free_bytes, self.lock = max_bytes, Lock()
         self.kept: dict[int, np.ndarray] = {}
 
@@ -116,7 +115,7 @@ class _Audio:
         """The waveform (T,) that stored frames are of."""
         if i in self.kept:
             return self.kept[i]
-        waveform = read_waveform(self.utterances[i], self.max_duration_s)
+        waveform = read_waveform(self.utterances[i], self.cut)
         with self.lock:
             if i not in self.kept and waveform.nbytes <= self.free_bytes:
                 self.free_bytes -= waveform.nbytes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from serkd.corpora.audio import MIN_DURATION_S, SAMPLE_RATE_HZ, crop, read_audio
+from serkd.corpora.audio import MIN_DURATION_S, SAMPLE_RATE_HZ, Cut, crop, read_audio
 from serkd.errors import InputError
 
 
@@ -171,3 +171,56 @@ def test_crop_keeps_the_first_seconds_and_never_pads() -> None:
     waveform = np.arange(20_000, dtype=np.float32)
     assert np.array_equal(crop(waveform, 1.0), waveform[:16_000])
     assert np.array_equal(crop(waveform, 30.0), waveform)
+
+
+def _spoken(before_s: float, speech_s: float, after_s: float, noise: float = 1e-4) -> np.ndarray:
+    """Faint noise, a loud tone, faint noise."""
+    rng = np.random.default_rng(0)
+    parts = [noise * rng.standard_normal(round(16_000 * s)) for s in (before_s, after_s)]
+    tone = 0.5 * np.sin(2 * np.pi * 220 * np.arange(round(16_000 * speech_s)) / 16_000)
+    return np.concatenate([parts[0], tone, parts[1]]).astype(np.float32)
+
+
+@pytest.mark.parametrize(("before_s", "after_s"), [(1.0, 0.7), (0.05, 0.7), (1.0, 0.0), (0.0, 0.0)])
+def test_silence_at_both_ends_is_cut_but_for_a_tenth_of_a_second(
+    before_s: float, after_s: float
+) -> None:
+    waveform = _spoken(before_s, 0.8, after_s)
+    found = Cut(trim_silence_db=40.0).apply(waveform)
+    expected = min(before_s, 0.1) + 0.8 + min(after_s, 0.1)
+    assert abs(len(found) / 16_000 - expected) <= 0.05  # a window on either side
+    assert np.abs(found).max() == np.abs(waveform).max()
+    speech = waveform[round(16_000 * before_s) : round(16_000 * (before_s + 0.8))]
+    windows = np.lib.stride_tricks.sliding_window_view(found, len(speech))
+    assert (windows == speech).all(axis=1).any()  # all of it, unchanged
+
+
+def test_pauses_within_speech_stay() -> None:
+    waveform = np.concatenate([_spoken(0.5, 0.3, 0.6), _spoken(0.0, 0.3, 0.5)])
+    found = Cut(trim_silence_db=40.0).apply(waveform)
+    assert abs(len(found) / 16_000 - (0.1 + 0.3 + 0.6 + 0.3 + 0.1)) <= 0.05
+
+
+@pytest.mark.parametrize("waveform", [np.zeros(16_000, np.float32), _spoken(0.0, 1.0, 0.0)])
+def test_what_is_all_silence_or_all_speech_stays_whole(waveform: np.ndarray) -> None:
+    found = Cut(trim_silence_db=40.0).apply(waveform)
+    assert len(found) > len(waveform) - 200
+
+
+def test_the_longest_duration_counts_from_the_beginning_of_speech() -> None:
+    waveform = _spoken(1.0, 2.0, 1.0)
+    found = Cut(1.5, trim_silence_db=40.0).apply(waveform)
+    assert len(found) == 24_000
+    assert np.abs(found[-400:]).max() > 0.4
+    np.testing.assert_array_equal(Cut(1.5).apply(waveform), waveform[:24_000])
+
+
+@pytest.mark.parametrize("place", [0, 700, 1_599])
+@pytest.mark.parametrize("threshold_db", [0.1, 100.0])
+def test_no_clip_gets_shorter_than_the_shortest_that_is_read(
+    place: int, threshold_db: float
+) -> None:
+    waveform = np.zeros(1_600, np.float32)
+    waveform[place] = 1.0
+    found = Cut(trim_silence_db=threshold_db).apply(waveform)
+    assert len(found) >= MIN_DURATION_S * 16_000

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serkd.corpora.audio import read_audio
+from serkd.corpora.audio import Cut, read_audio
 from serkd.corpora.manifest import Manifest, Utterance
 from serkd.events import Observer
 from serkd.features import parts as parts_module
@@ -35,7 +35,7 @@ _MANY, _LONG = parts_module._MAX_PART_UTTERANCES, parts_module._PART_SAMPLES
 def _parts(manifest: Manifest, size: int = 12) -> list[Part]:
     """Small parts, since a whole test corpus fits into one of the usual size."""
     utterances = manifest.utterances
-    return [AudioPart(utterances[i : i + size], 30.0) for i in range(0, len(utterances), size)]
+    return [AudioPart(utterances[i : i + size], Cut(30.0)) for i in range(0, len(utterances), size)]
 
 
 def _run(
@@ -95,7 +95,7 @@ class Record(Observer):
 
 
 def test_stored_log_mel_is_the_log_mel_of_the_file(manifest: Manifest, tmp_path: Path) -> None:
-    parts = [AudioPart(manifest.utterances, 1.5)]
+    parts = [AudioPart(manifest.utterances, Cut(1.5))]
     _run(parts, LogMelEncoder(40, 50), tmp_path, "logmel")
     frames = read_frames(tmp_path, "logmel")
     assert frames.utt_ids == tuple(u.utt_id for u in manifest.utterances)
@@ -137,7 +137,7 @@ def test_suffix_frames_are_those_of_the_fine_tuned_weights(
     manifest: Manifest, tmp_path: Path
 ) -> None:
     backbone = find_backbone("tiny-hubert")
-    parts = [AudioPart(manifest.utterances[:3], 30.0)]
+    parts = [AudioPart(manifest.utterances[:3], Cut(30.0))]
     _run(parts, PrefixEncoder(backbone, 1, "cpu"), tmp_path / "prefix", "layer_1")
     tuned = Suffix(backbone, 1).eval()
     with torch.no_grad():
@@ -276,7 +276,7 @@ def _rows(lengths: Sequence[int]) -> list[Utterance]:
     ],
 )
 def test_parts_have_the_stated_sizes(num_samples: int, count: int, sizes: list[int]) -> None:
-    parts = split_audio(_rows([num_samples] * count), 30.0)
+    parts = split_audio(_rows([num_samples] * count), Cut(30.0))
     assert [len(part.utterances) for part in parts if isinstance(part, AudioPart)] == sizes
 
 
@@ -290,7 +290,7 @@ def test_parts_have_the_stated_sizes(num_samples: int, count: int, sizes: list[i
 )
 def test_parts_are_bounded_ordered_and_full(lengths: list[int], repeats: int) -> None:
     rows = _rows(lengths * repeats)
-    parts = split_audio(rows, 30.0)
+    parts = split_audio(rows, Cut(30.0))
     groups = [part.utterances for part in parts if isinstance(part, AudioPart)]
     assert [u for group in groups for u in group] == rows
     for group in groups:
@@ -301,4 +301,4 @@ def test_parts_are_bounded_ordered_and_full(lengths: list[int], repeats: int) ->
         # a part is closed only when the next utterance did not fit: no part is needlessly small
         fits = sum(u.num_samples for u in (*group, following[0])) <= _LONG
         assert not (fits and len(group) < _MANY)
-    assert split_audio(rows, 30.0) == parts
+    assert split_audio(rows, Cut(30.0)) == parts

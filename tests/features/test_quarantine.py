@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from serkd.corpora.audio import Cut
 from serkd.corpora.manifest import Manifest, Utterance
 from serkd.errors import InputError
 from serkd.events import Observer
@@ -35,7 +36,7 @@ def _run(parts: Sequence[Part], folder: Path, num_actors: int = 0) -> None:
 
 
 def _parts(rows: Sequence[Utterance]) -> list[Part]:
-    return [AudioPart(tuple(rows[i : i + 12]), 30.0) for i in range(0, len(rows), 12)]
+    return [AudioPart(tuple(rows[i : i + 12]), Cut(30.0)) for i in range(0, len(rows), 12)]
 
 
 def _damage(path: Path, kind: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from serkd import config
-from serkd.corpora.audio import read_audio
+from serkd.corpora.audio import Cut, read_audio
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone, Prefix, find_backbone, load_encoder
 from serkd.models.teacher import EmotionTeacher
@@ -111,6 +111,24 @@ def test_logits_are_the_teachers_for_each_utterance_alone(name: str, frozen: int
         inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")
         with torch.inference_mode():
             torch.testing.assert_close(model(**inputs).logits[0], row, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["hubert_stable", "whisper"])
+def test_silence_is_cut_where_it_was_cut_in_training(name: str, tmp_path: Path) -> None:
+    trunk, teacher = _teacher(name, 0)
+    TransformersExport(teacher, trunk, CLASSES, "a card\n", 40.0).write(tmp_path)
+    extractor, _ = _loaded(tmp_path)
+    silence = np.zeros(16_000, np.float32)
+    waveforms = [np.concatenate([silence, waveform, silence]) for waveform in WAVEFORMS]
+    assert len(Cut(trim_silence_db=40.0).apply(waveforms[0])) < len(waveforms[0]) - 16_000
+    plain, _ = _loaded(_folder(name, 0))
+    for given in (waveforms, waveforms[0], waveforms[0].tolist()):
+        several = [np.asarray(w, np.float32) for w in (given if given is waveforms else [given])]
+        cut = [Cut(trim_silence_db=40.0).apply(waveform) for waveform in several]
+        options: dict[str, Any] = {"sampling_rate": 16_000, "padding": True, "return_tensors": "pt"}
+        found, expected = extractor(given, **options), plain(cut, **options)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value)
 
 
 @pytest.mark.parametrize(("name", "frozen"), CASES)

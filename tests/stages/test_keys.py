@@ -27,6 +27,7 @@ SPECIAL: dict[str, object] = {
     "protocol.folds": [["f00"], ["m01"], ["f02", "m03", "f04", "m05"]],
     "corpus.manifest": "elsewhere.parquet",
     "corpus.max_duration_s": 1.5,
+    "corpus.trim_silence_db": 40.0,
     "backbone.frozen_layers": 1,
     "units.layers": [1, 2],
     "units.num_clusters": [4, 16],
@@ -88,6 +89,7 @@ NEEDED: dict[tuple[str, ...], dict[str, object]] = {
     ("backbone.lora.alpha", "backbone.lora.dropout", "backbone.lora.targets"): {
         "backbone.lora.rank": 2
     },
+    ("teacher.stage2.probe_l2",): {"teacher.stage2.loss": "cross_entropy"},
     ("teacher.stage2.mask_span_frames",): {"teacher.stage2.mask_start_share": 0.1},
     ("student.hidden.source", "student.hidden.layer"): {"student.input": "hidden"},
     ("student.size",): {"student.width": None},

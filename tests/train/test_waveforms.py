@@ -13,6 +13,7 @@ import torch
 from steps import compute_terms
 
 from serkd import config
+from serkd.corpora.audio import Cut
 from serkd.corpora.manifest import Utterance
 from serkd.errors import InputError
 from serkd.events import Observer
@@ -28,6 +29,7 @@ from serkd.train.workers import Workers
 
 PLAN = [np.array([3, 0, 7, 1]), np.array([5]), np.array([2, 4, 6])]
 NONE = config.Augment()
+_WHOLE = Cut()
 
 
 class Fixture(Protocol):
@@ -56,17 +58,19 @@ def _source(
     data: FoldData,
     settings: config.Augment,
     utterances: Sequence[Utterance] | None = None,
-    **changes: float,
+    *,
+    cut: Cut = _WHOLE,
+    seed: int = 0,
+    cache_gb: float = 1.0,
 ) -> WaveformSource:
-    options: Mapping[str, float] = {"max_duration_s": 30.0, "cache_gb": 1.0, **changes}
     return WaveformSource(
         MemorySource(data.frames),
         _utterances(data) if utterances is None else utterances,
         PrefixEncoder(stored.backbone, 0, "cpu"),
         settings,
-        options["max_duration_s"],
-        int(options.get("seed", 0)),
-        options["cache_gb"],
+        cut,
+        seed,
+        cache_gb,
     )
 
 
@@ -110,7 +114,7 @@ def test_speed_changes_the_number_of_frames_and_the_mask_with_it(
 
 
 def test_slow_speech_is_cut_where_long_speech_is(stored: Fixture, data: FoldData) -> None:
-    source = _source(stored, data, config.Augment(speed=(0.5,)), max_duration_s=1.0)
+    source = _source(stored, data, config.Augment(speed=(0.5,)), cut=Cut(1.0))
     (batch,) = source.load(PLAN[:1], 0)
     assert batch.mask.sum(dim=1).tolist() == [49] * 4  # as an utterance of a second has
 
@@ -133,9 +137,9 @@ def test_audio_is_decoded_once_and_kept_within_bounds(
     decoded: list[str] = []
     read = waveforms.read_waveform
 
-    def count(utterance: Utterance, max_duration_s: float) -> np.ndarray:
+    def count(utterance: Utterance, cut: Cut) -> np.ndarray:
         decoded.append(utterance.utt_id)
-        return read(utterance, max_duration_s)
+        return read(utterance, cut)
 
     monkeypatch.setattr(waveforms, "read_waveform", count)
     source = _source(stored, data, NONE)

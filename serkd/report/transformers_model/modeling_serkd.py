@@ -17,6 +17,7 @@ from transformers import (
     BatchFeature,
     PreTrainedConfig,
     PreTrainedModel,
+    Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -185,11 +186,47 @@ def as_stored(hidden: Tensor) -> Tensor:
     return hidden.half().to(hidden.dtype)
 
 
+def trim_silence(waveform: np.ndarray, threshold_db: float | None) -> np.ndarray:
+    """A 16 kHz waveform (T,) from 0.1 s before its first loud 25 ms to 0.1 s behind its last.
+
+    Loud is what is at most `threshold_db` below the loudest, of windows every 10 ms.
+    """
+    if threshold_db is None or len(waveform) < 400:
+        return waveform
+    windows = np.lib.stride_tricks.sliding_window_view(waveform, 400)[::160]
+    power = np.square(windows, dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(power >= power.max() * 10 ** (-threshold_db / 10))
+    return waveform[max(0, loud[0] * 160 - 1600) : loud[-1] * 160 + 400 + 1600]
+
+
+class SerkdWaveformFeatureExtractor(Wav2Vec2FeatureExtractor):
+    """Waveforms as HuBERT and its kin want them, without the silence at their ends."""
+
+    def __init__(self, *args: Any, trim_silence_db: float | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.trim_silence_db = trim_silence_db
+
+    def __call__(self, raw_speech: Any, *args: Any, **kwargs: Any) -> BatchFeature:  # noqa: ANN401
+        return super().__call__(_trim(raw_speech, self.trim_silence_db), *args, **kwargs)
+
+
+def _trim(raw_speech: Any, threshold_db: float | None) -> Any:  # noqa: ANN401
+    """One waveform or several, arrays or lists."""
+    if np.ndim(raw_speech[0]) == 0:
+        return trim_silence(np.asarray(raw_speech, np.float32), threshold_db)
+    return [trim_silence(np.asarray(one, np.float32), threshold_db) for one in raw_speech]
+
+
 class SerkdWhisperFeatureExtractor(WhisperFeatureExtractor):
     """Whisper's log-mel of every clip alone, then zeros up to the longest of the batch.
 
-    Padding the waveform instead would change a clip's last frames.
+    Padding the waveform instead would change a clip's last frames. Silence at the ends is cut as
+    in training.
     """
+
+    def __init__(self, *args: Any, trim_silence_db: float | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.trim_silence_db = trim_silence_db
 
     def __call__(
         self,
@@ -201,7 +238,7 @@ class SerkdWhisperFeatureExtractor(WhisperFeatureExtractor):
         is_one = np.ndim(raw_speech[0]) == 0
         found = []
         for waveform in [raw_speech] if is_one else raw_speech:
-            values = np.asarray(waveform, np.float32)
+            values = trim_silence(np.asarray(waveform, np.float32), self.trim_silence_db)
             one = super().__call__(values, sampling_rate=sampling_rate, padding="do_not_pad")
             found.append(np.asarray(one["input_features"][0], np.float32))
         longest = max(logmel.shape[1] for logmel in found)
