@@ -139,6 +139,7 @@ def test_all_problems_of_a_file_are_reported_with_their_paths(tmp_path: Path) ->
         ("student: {fit: {epochs: true}}", "must be a valid integer", "True"),
         ("student: {fit: {lr: '1e-4'}}", "must be a valid number", "'1e-4'"),
         ("student: {logmel: {frame_rate_hz: 75}}", "must be 50 or 100", "75"),
+        ("corpus: {trim_silence_db: 0}", "must be greater than 0", "0"),
         ("corpus: {max_duration_s: 31}", "must be less than or equal to 30", "31"),
         ("backbone: {name: 5}", "must be a valid string", "5"),
     ],
@@ -157,6 +158,20 @@ def test_a_problem_says_the_rule_and_then_the_value(
         ("units: {layers: [1, 2, 1]}", "layers must not repeat a value, got [1, 2, 1]"),
         ("units: {num_clusters: [8, 8]}", "num_clusters must not repeat a value, got [8, 8]"),
         ("units: {max_points: 63, num_clusters: [8, 64]}", "max_points"),
+        (
+            "teacher: {stage2: {fit: {epochs: 0}}}",
+            "fit.epochs must be at least 1 unless probe_l2 is set, got 0",
+        ),
+        (
+            "teacher: {stage2: {probe_l2: 0.1}}",
+            "probe_l2 must be null unless loss is 'cross_entropy', got 0.1 with 'am_softmax'",
+        ),
+        ("teacher: {answer_speeds: [3]}", "answer_speeds must be 0.5 to 2, got [3.0]"),
+        ("teacher: {answer_speeds: [1, 1]}", "answer_speeds must not repeat, got [1.0, 1.0]"),
+        (
+            "teacher: {answer_speeds: [0.9]}\nmeta: {order: finite, trains: last_n}",
+            "teacher.answer_speeds must be [1.0] when meta.trains is 'last_n'",
+        ),
         ("student: {kernel_frames: 4}", "kernel_frames must be odd, got 4"),
         (
             "teacher: {stage2: {class_weights: balanced, fit: {batches: class_balanced}}}",

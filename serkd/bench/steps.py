@@ -75,7 +75,7 @@ def extract_prefix(
 
 
 def _build_task(data: FoldData, trunk: Trunk, batch_size: int) -> EmotionTask:
-    settings = config.Stage2(fit=config.BackboneFit(batch_size=batch_size))
+    settings = config.Stage2(fit=config.Stage2Fit(batch_size=batch_size))
     return EmotionTask(data, trunk, None, settings, _SEED, "cpu")
 
 

@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from serkd.config.data import Backbone, Corpus, Lora, Protocol
 from serkd.config.distill import Curriculum, Distill, Meta
-from serkd.config.fit import BackboneFit, Fit, PositiveInt, Train
+from serkd.config.fit import BackboneFit, Fit, PositiveInt, Stage2Fit, Train
 from serkd.config.student import LogMel, SpecAugment, Student
 from serkd.config.teacher import Augment, Extractor, Stage1, Stage2, Teacher, Units
 from serkd.section import Section
@@ -27,6 +27,7 @@ __all__ = [
     "SpecAugment",
     "Stage1",
     "Stage2",
+    "Stage2Fit",
     "Student",
     "Teacher",
     "Train",
@@ -97,6 +98,11 @@ class Experiment(Section):
             problems.append(
                 "distill.alpha must be above 0 when meta.order is on (the head is taught through "
                 f"the distillation term), got 0 with {self.meta.order!r}"
+            )
+        if self.meta.has_live_layers and self.teacher.answer_speeds != (1.0,):
+            problems.append(
+                "teacher.answer_speeds must be [1.0] when meta.trains is 'last_n' (layers that "
+                f"learn hear every utterance once), got {list(self.teacher.answer_speeds)}"
             )
         if self.distill.teacher == "random" and not self.asks_teacher:
             problems.append(

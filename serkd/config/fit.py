@@ -42,6 +42,12 @@ class BackboneFit(Fit):
     )
 
 
+class Stage2Fit(BackboneFit):
+    epochs: int = Field(
+        10, ge=0, description="0 = the probe that stage2.probe_l2 asks for, as it is"
+    )
+
+
 class Stage1Fit(BackboneFit):
     backbone_lr: PositiveFloat = Field(1e-4, description="peak learning rate of the suffix")
 

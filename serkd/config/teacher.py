@@ -1,14 +1,31 @@
 """GMP-TL: the extractor, the units of its hidden states, and the two stages of the teacher."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from serkd.config.fit import BackboneFit, PositiveFloat, PositiveInt, Share, Stage1Fit
+from serkd.config.fit import (
+    BackboneFit,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    Stage1Fit,
+    Stage2Fit,
+)
 from serkd.gender import GenderMode
 from serkd.section import Section
 
 Pooling = Literal["mean", "attention", "attentive_statistics"]
+
+
+def _find_speed_problems(name: str, speeds: Sequence[float]) -> list[str]:
+    problems = []
+    if outside := [factor for factor in speeds if not 0.5 <= factor <= 2.0]:
+        problems.append(f"{name} must be 0.5 to 2, got {outside}")
+    if between := [factor for factor in speeds if round(factor, 3) != factor]:
+        problems.append(f"{name} must have at most three decimals, got {between}")
+    return problems
 
 
 class Augment(Section):
@@ -38,13 +55,9 @@ class Augment(Section):
 
     @model_validator(mode="after")
     def _in_range(self) -> "Augment":
-        problems = []
+        problems = _find_speed_problems("speed", self.speed)
         if self.noise_snr_db is not None and self.noise_snr_db[0] > self.noise_snr_db[1]:
             problems.append(f"noise_snr_db must be [low, high], got {list(self.noise_snr_db)}")
-        if outside := [factor for factor in self.speed if not 0.5 <= factor <= 2.0]:
-            problems.append(f"speed must be 0.5 to 2, got {outside}")
-        if between := [factor for factor in self.speed if round(factor, 3) != factor]:
-            problems.append(f"speed must have at most three decimals, got {between}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -134,10 +147,12 @@ class Stage2(Section):
         0.0, ge=0.0, description="lambda: stage 1's loss, all frames, kept as a regulariser"
     )
     augment: Augment = Augment()
-    fit: BackboneFit = BackboneFit()
+    fit: Stage2Fit = Stage2Fit()
 
     @model_validator(mode="after")
     def _possible(self) -> "Stage2":
+        if self.fit.epochs == 0 and self.probe_l2 is None:
+            raise ValueError("fit.epochs must be at least 1 unless probe_l2 is set, got 0")
         if self.probe_l2 is not None and self.loss != "cross_entropy":
             raise ValueError(
                 f"probe_l2 must be null unless loss is 'cross_entropy', got {self.probe_l2:g} with "
@@ -164,12 +179,26 @@ class Teacher(Section):
         description="K teachers, each trained without some speakers of train, score those: "
         "out-of-fold logits for difficulty; 0 = none",
     )
+    answer_speeds: tuple[PositiveFloat, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="the teacher's answer is the mean of its logits and embeddings of an utterance "
+        "played so many times as fast",
+    )
     stage1: Stage1 = Stage1()
     stage2: Stage2 = Stage2()
+
+    @property
+    def other_answer_speeds(self) -> tuple[float, ...]:
+        """Those whose frames are stored beside the usual ones."""
+        return tuple(sorted(set(self.answer_speeds) - {1.0}))
 
     @model_validator(mode="after")
     def _possible(self) -> "Teacher":
         problems = []
+        problems += _find_speed_problems("answer_speeds", self.answer_speeds)
+        if len(set(self.answer_speeds)) < len(self.answer_speeds):
+            problems.append(f"answer_speeds must not repeat, got {list(self.answer_speeds)}")
         if self.inner_folds == 1:
             problems.append("inner_folds must be 0 or at least 2, got 1")
         if self.stage2.unit_weight > 0 and self.start != "units":

@@ -1,5 +1,6 @@
 """The README of an exported teacher."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from serkd import __version__
@@ -42,7 +43,7 @@ The bare fine-tuned encoder is in `encoder/`, for {encoder}.
 | dev WAR (accuracy) | {war:.1f} % |
 | dev weighted F1 | {wf1:.1f} % |
 
-Recall on dev: {recalls}.
+Recall on dev: {recalls}.{speeds}
 
 Dev chose the epoch, so these figures are optimistic. The fold's test split of {test:,} utterances
 is sealed: no figure here is of it.
@@ -74,9 +75,21 @@ def write_card(run: FinishedRun, fold: Fold, backbone: Backbone) -> str:
         dev=len(fold.dev),
         test=len(fold.test),
         longest=run.experiment.corpus.max_duration_s,
+        speeds=_tell_speeds(run.experiment.teacher.answer_speeds),
         silence=_SILENCE[run.experiment.corpus.trim_silence_db is not None],
         **{name: 100 * metrics[name] for name in ("uar", "war", "wf1")},
         recalls=", ".join(f"{name} {_percent(rate)}" for name, rate in rates),
+    )
+
+
+def _tell_speeds(speeds: Sequence[float]) -> str:
+    """The exported model hears an utterance once, whatever serkd does."""
+    if tuple(speeds) == (1.0,):
+        return ""
+    listed = ", ".join(f"{speed:g}" for speed in speeds)
+    return (
+        f"\n\nThese figures are of logits averaged over the speeds {listed} of an utterance; this "
+        "model hears it once, as it is."
     )
 
 

@@ -68,7 +68,9 @@ class Calibration:
             return flops, 2.0 * self.num_frames * self.dim if is_states else 1e6
         if stage in ("extractor", "teacher_units", "teacher"):
             epochs = next(value for key, value in used.items() if key.endswith("fit.epochs"))
-            return 3.0 * epochs * self.num_train * trained * self.layer, weights
+            # statistics are one pass more, which has no gradient
+            passes = 3.0 * epochs + 1.0
+            return passes * self.num_train * trained * self.layer, weights
         if stage == "centroids":
             iterations = used["units.max_iterations"]
             return 2.0 * iterations * self.num_train * self.dim * scale[1], 4.0 * self.dim * scale[

@@ -1,9 +1,9 @@
 """The stages of serkd: what each reads, declares, and does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from serkd.config import Augment, Experiment
+from serkd.config import Experiment
 from serkd.stages.context import Ref, Stage, alone
 from serkd.stages.frames import SPEED_STEPS, run_features, run_hidden, run_logmel, run_speeds
 from serkd.stages.inner import run_teacher_inner_outputs
@@ -31,10 +31,10 @@ def find_prefix(experiment: Experiment) -> Ref:
     return Ref("features", (experiment.backbone.frozen_layers,))
 
 
-def _speeds(experiment: Experiment, augment: Augment) -> list[Ref]:
-    """The same of the speeds that training draws from."""
+def _speeds(experiment: Experiment, speeds: Iterable[float]) -> list[Ref]:
+    """The same of audio at other speeds."""
     layer = experiment.backbone.frozen_layers
-    return [Ref("speeds", (round(speed * SPEED_STEPS), layer)) for speed in augment.stored_speeds]
+    return [Ref("speeds", (round(speed * SPEED_STEPS), layer)) for speed in speeds]
 
 
 def list_scales(experiment: Experiment) -> list[tuple[int, int]]:
@@ -149,7 +149,7 @@ STAGES: dict[str, Stage] = {
     "extractor": Stage(
         version=2,
         uses=(*_TRAINED, *_CUT, "extractor", f"{_GENDER}.has_task", "seed"),
-        inputs=lambda e, r: [find_prefix(e), *_speeds(e, e.extractor.augment)],
+        inputs=lambda e, r: [find_prefix(e), *_speeds(e, e.extractor.augment.stored_speeds)],
         fits="train+dev",
         run=alone(run_extractor),
         reads_backbone=True,
@@ -199,7 +199,7 @@ STAGES: dict[str, Stage] = {
         uses=(*_TRAINED, *_CUT, "teacher.start", "teacher.stage2", "seed"),
         inputs=lambda e, r: [
             find_prefix(e),
-            *_speeds(e, e.teacher.stage2.augment),
+            *_speeds(e, e.teacher.stage2.augment.stored_speeds),
             *_start(e),
             *_kept_units(e),
         ],
@@ -216,9 +216,13 @@ STAGES: dict[str, Stage] = {
         reads_backbone=True,
     ),
     "teacher_outputs": Stage(
-        version=1,
-        uses=(*_READ, "teacher.stage2"),
-        inputs=lambda e, r: [find_prefix(e), find_teacher(e)],
+        version=2,
+        uses=(*_READ, "teacher.stage2", "teacher.answer_speeds"),
+        inputs=lambda e, r: [
+            find_prefix(e),
+            *_speeds(e, e.teacher.other_answer_speeds),
+            find_teacher(e),
+        ],
         fits="train+dev",
         run=alone(run_teacher_outputs),
         reads_backbone=True,

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,12 +43,16 @@ def fold_data(context: Context, stage: str, column: str) -> FoldData:
 def _heard_data(context: Context) -> FoldData:
     """Of stages that may change the audio: run the frozen prefix on it, or read what is stored."""
     data = fold_data(context, "features", prefix_column(context))
-    speeds = {
+    return replace(data, cut=context.cut, speeds=_speed_folders(context))
+
+
+def _speed_folders(context: Context) -> dict[float, Path]:
+    """The frames of audio at other speeds."""
+    return {
         ref.scale[0] / SPEED_STEPS: artifact.folder
         for ref, artifact in context.inputs.items()
         if ref.stage == "speeds"
     }
-    return replace(data, cut=context.cut, speeds=speeds)
 
 
 def build_plain_trunk(context: Context) -> Trunk:
@@ -183,10 +187,11 @@ def run_teacher_outputs(context: Context) -> None:
     settings = context.config("teacher.stage2")
     model = build_teacher(settings, trunk.build_suffix(), trunk, num_classes)
     model.load_state_dict(load_file(find_teacher_file(context)))
-    frames = context.input("features").folder
+    folders = {1.0: context.input("features").folder, **_speed_folders(context)}
+    heard = [folders[speed] for speed in context.config("teacher.answer_speeds")]
     num_parameters = _whole_teacher_parameters(context, model)
     facts = {"num_parameters": num_parameters, "scale": model.scale}
-    _predict_all(context, model, frames, prefix_column(context), facts)
+    _predict_all(context, model, heard, prefix_column(context), facts)
     # the head on its own, for students that teach it
     head = context.folder / "head.safetensors"
     save_file(model.classifier.state_dict(), head, context.lineage)
@@ -201,16 +206,22 @@ def _whole_teacher_parameters(context: Context, model: torch.nn.Module) -> int:
 def _predict_all(
     context: Context,
     model: torch.nn.Module,
-    folder: Path,
+    folders: Sequence[Path],
     column: str,
     facts: Mapping[str, float | None],
 ) -> None:
+    """The mean over the frames of all folders."""
     model.eval().to(context.compute.device)
-    settings, stored = context.experiment.train, find_frames(folder, column)
-    index, device = np.arange(len(stored.utt_ids)), torch.device(context.compute.device)
-    source = open_source(stored, settings.cache_gb)
-    found = predict(forward_pair(model), source, index, device, settings.max_frames)
-    write_outputs(Outputs(stored.utt_ids, *found), context.folder / "outputs.parquet")
+    settings, device = context.experiment.train, torch.device(context.compute.device)
+    utt_ids = find_frames(folders[0], column).utt_ids
+    answers = []
+    for folder in folders:
+        source = open_source(find_frames(folder, column, utt_ids), settings.cache_gb)
+        index = np.arange(len(utt_ids))
+        found = predict(forward_pair(model), source, index, device, settings.max_frames)
+        answers.append(found)
+    logits, embedding = (np.mean(each, axis=0) for each in zip(*answers, strict=True))
+    write_outputs(Outputs(utt_ids, logits, embedding), context.folder / "outputs.parquet")
     write_json(context.folder / "model.json", facts)
 
 
@@ -251,4 +262,4 @@ def run_student(context: Context) -> None:
     model.load_state_dict(trained.weights)
     inside = count_inside(settings, context.backbone)
     facts = {"num_parameters": count_parameters(model) + inside}
-    _predict_all(context, model, data.folder, column, facts)
+    _predict_all(context, model, [data.folder], column, facts)

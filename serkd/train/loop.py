@@ -66,6 +66,11 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
         checkpoints.save(_state(task, stepper, average, best, history), record)
         observer.epoch(task.name, record)
         observer.progress(task.name, epoch + 1, task.fit.epochs, "epochs")
+    if not history:  # a model that is made, not trained
+        record = {"epoch": 0, **task.evaluate(workers)}
+        history.append(record)
+        checkpoints.save(_state(task, stepper, average, best, history), record)
+        observer.epoch(task.name, record)
     return Trained({k: v.detach().cpu() for k, v in best.items()}, history)
 
 

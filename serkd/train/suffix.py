@@ -13,6 +13,7 @@ from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor
 from serkd.models.trunk import Trunk
 from serkd.train.data import FoldData
 from serkd.train.outputs import Forward, predict
+from serkd.train.source import Source
 from serkd.train.speeds import change_training
 from serkd.train.task import Task, seed_torch
 
@@ -81,22 +82,22 @@ class SuffixTask(Task):
         """Two outputs of some utterances; see `predict`."""
         return predict(forward, self.source, index, self.device, self.max_frames)
 
-    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> np.ndarray:
-        """Statistics of the untrained model's embeddings of the training utterances.
+    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> None:
+        """Statistics of the untrained model's embeddings of the training utterances."""
+        model.standardise.fit(torch.from_numpy(self.embed_training(model, self.source)))
 
-        Returns those embeddings, standardised: (utterances, E).
-        """
+    def embed_training(
+        self, model: MultiTaskExtractor | EmotionTeacher, source: Source
+    ) -> np.ndarray:
+        """What a model pools of the training utterances of a source, not standardised: (U, E)."""
         model.eval()
 
         def pooled(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             embedding = model.pool(hidden, mask)
             return embedding, embedding
 
-        embeddings, _ = self.predict(pooled, np.arange(len(self.data.train_ids)))
-        found = torch.from_numpy(embeddings).to(self.device)
-        model.standardise.fit(found)
-        with torch.no_grad():
-            return model.standardise(found).cpu().numpy()
+        index = np.arange(len(self.data.train_ids))
+        return predict(pooled, source, index, self.device, self.max_frames)[0]
 
     def labels(self, index: np.ndarray) -> Tensor:
         """Emotions (B,) on the device."""

@@ -17,7 +17,8 @@ from serkd.train.batches import draw_spans, plan_evaluation, valid_frames
 from serkd.train.data import FoldData
 from serkd.train.outputs import forward_pair
 from serkd.train.probe import fit_probe
-from serkd.train.source import Padded
+from serkd.train.source import Padded, Source
+from serkd.train.speeds import SpeedSource
 from serkd.train.suffix import SuffixTask
 from serkd.train.task import Step
 from serkd.train.units import KeptUnits, UnitRegulariser, UnitScale, UnitTargets
@@ -149,19 +150,29 @@ class EmotionTask(SuffixTask):
         self.settings = settings
         self.model = build_teacher(settings, self.suffix, trunk, data.num_classes)
         self.model.to(self.device)
-        embeddings = self.fit_statistics(self.model)
+        self.fit_statistics(self.model)
         self.class_weights = None
         if settings.class_weights == "balanced":
             self.class_weights = balance_classes(data).to(self.device)
         if settings.probe_l2 is not None:
-            classifier = self.model.classifier
-            assert isinstance(classifier, nn.Linear), "Stage2 refuses a probe of cosines"
-            labels, weights = data.train_labels, self.class_weights
-            fit_probe(classifier, embeddings, labels, settings.probe_l2, weights)
+            self._fit_probe(self.model, settings.probe_l2)
         self.units: UnitRegulariser | None = None
         if kept is not None:  # after the model, whose random start must not depend on it
             self.units = UnitRegulariser(kept, self.model.frame_dim, data, settings.unit_weight)
             self.units.heads.to(self.device)
+
+    def _fit_probe(self, model: EmotionTeacher, l2: float) -> None:
+        """On the training utterances, at every speed that training draws from."""
+        classifier = model.classifier
+        assert isinstance(classifier, nn.Linear), "Stage2 refuses a probe of cosines"
+        sources: list[Source] = [self.source]
+        if isinstance(self.source, SpeedSource):
+            sources = list(self.source.sources.values())
+        found = np.concatenate([self.embed_training(model, each) for each in sources])
+        with torch.no_grad():
+            found = model.standardise(torch.from_numpy(found).to(self.device)).cpu().numpy()
+        labels = np.tile(self.data.train_labels, len(sources))
+        fit_probe(classifier, found, labels, l2, self.class_weights)
 
     def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:
         groups = super().parameter_groups()

@@ -43,6 +43,7 @@ SPECIAL: dict[str, object] = {
     "teacher.inner_folds": 0,
     "extractor.augment.noise_snr_db": [5.0, 20.0],
     "extractor.augment.speed": [0.9, 1.1],
+    "teacher.answer_speeds": [0.9, 1.0],
     "teacher.stage2.augment.noise_snr_db": [5.0, 20.0],
     "teacher.stage2.augment.speed": [0.9, 1.1],
     "student.augment.noise_snr_db": [5.0, 20.0],
@@ -66,6 +67,7 @@ ELSEWHERE = {
         *("speeds", "extractor", "hidden", "centroids", "units", "teacher_units", "teacher"),
     },
     "teacher.inner_folds": {"teacher_inner_outputs"},
+    "teacher.answer_speeds": {"teacher_hidden"},
     "curriculum.pacing": {"teacher_inner_outputs"},
     "meta.order": {"teacher_hidden"},
     "meta.trains": {"teacher_hidden"},
@@ -83,7 +85,10 @@ WHOLE: dict[str, object] = {
     "meta.trains": "last_n",
 }
 # what some leaf's other value cannot be with
-WITHOUT: dict[str, dict[str, object]] = {"train.num_workers": {"meta.order": "off"}}
+WITHOUT: dict[str, dict[str, object]] = {
+    "train.num_workers": {"meta.order": "off"},
+    "teacher.answer_speeds": {"meta.trains": "head"},
+}
 # what some leaves need to have an effect at all, beside WHOLE
 NEEDED: dict[tuple[str, ...], dict[str, object]] = {
     ("backbone.lora.alpha", "backbone.lora.dropout", "backbone.lora.targets"): {
