@@ -20,6 +20,9 @@ class Observer:
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
         """An epoch of a training stage ended; `record` has `epoch`, losses and metrics."""
 
+    def sweep(self, status: Any) -> None:  # noqa: ANN401  a serkd.search.status.Status
+        """A sweep's counts have changed."""
+
 
 class Observers(Observer):
     """Tells several observers."""

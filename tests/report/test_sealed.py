@@ -214,7 +214,7 @@ def _write_sweep(mine: Path, tiny: Experiment, states: list[tuple[str, float]]) 
     described = {"base": tiny.model_dump(mode="json"), "space": {"folds": ["1"]}}
     (folder / "sweep.json").write_text(json.dumps(described))
     lines = [
-        {"trial": i, "state": state, "value": value, "params": {"seed": i}}
+        {"event": state, "trial": i, "time": 0.0, "value": value, "params": {"seed": i}}
         for i, (state, value) in enumerate(states)
     ]
     (folder / "ledger.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))

@@ -1,0 +1,79 @@
+"""TensorBoard of a sweep: few runs to look at, whatever the number of trials.
+
+Every trial's events are in events/. What TensorBoard is shown are links to some of them, below
+tensorboard/: `running`, `best` (the 20 best that are finished), `arms` (of trials that belong to an
+arm, the first), and `hparams` with two small files for each trial.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serkd.events import Observer
+from serkd.report.hparams import HParams
+from serkd.report.tensorboard import TensorBoard
+from serkd.search.replay import ENDED, Replay, Trial
+from serkd.search.space import Dimension
+
+_BEST = 20
+
+
+class Boards:
+    """Hears of every record of the ledger and keeps the folders in order."""
+
+    def __init__(
+        self,
+        folder: Path,
+        dimensions: Mapping[str, Dimension],
+        objective: Sequence[str],
+        replay: Replay,
+    ) -> None:
+        self.events, self.root = folder / "events", folder / "tensorboard"
+        self.hparams = HParams(self.root / "hparams", dimensions, objective)
+        for link in [*self.root.glob("running/*")]:
+            link.unlink()
+        self._best(replay)
+
+    def __call__(self, record: Mapping[str, Any], replay: Replay) -> None:
+        if "trial" not in record:
+            return
+        trial, event = replay.trials[record["trial"]], record["event"]
+        if event == "started":
+            self._link("running", trial)
+            self.hparams.start(trial)
+            self._arm(trial)
+        elif event in (*ENDED, "preempted", "waits"):
+            (self.root / "running" / _name(trial)).unlink(missing_ok=True)
+        if event in ENDED:
+            self.hparams.end(trial)
+            self._best(replay)
+
+    def _link(self, kind: str, trial: Trial, name: str | None = None) -> None:
+        link, target = self.root / kind / (name or _name(trial)), self.events / _name(trial)
+        target.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(Path("..") / ".." / "events" / target.name)
+
+    def _arm(self, trial: Trial) -> None:
+        if arm := trial.label.get("arm"):
+            self._link("arms", trial, str(arm))
+
+    def _best(self, replay: Replay) -> None:
+        finished = [t for t in replay.current() if t.state == "finished" and t.value is not None]
+        best = sorted(finished, key=lambda trial: -(trial.value or 0.0))[:_BEST]
+        wanted = {_name(trial) for trial in best}
+        for link in self.root.glob("best/*"):
+            if link.name not in wanted:
+                link.unlink()
+        for trial in best:
+            self._link("best", trial)
+
+
+def _name(trial: Trial) -> str:
+    return f"trial-{trial.number:05d}"
+
+
+def watch_trial(folder: Path, number: int) -> Observer:
+    """A trial's events, in a folder of its own below the sweep's."""
+    return TensorBoard(folder / "events" / f"trial-{number:05d}")
