@@ -194,9 +194,9 @@ def test_a_full_disk_of_a_trial_stops_the_sweep_and_loses_nothing(
 def test_a_trial_that_fits_no_node_is_refused(ray_cluster: None) -> None:
     assert require_fit(ONE) == 2
     assert count_slots(Resources(cpu=2)) == 1
-    with pytest.raises(InputError, match=r"it needs 5 CPU, the cluster has 2 on 1 node"):
+    with pytest.raises(InputError, match=r"it needs 5 CPU, the cluster has 2 CPU on 1 node"):
         require_fit(Resources(cpu=5))
-    with pytest.raises(InputError, match=r"1 CPU, 0\.25 GPU, the cluster has 2, 0"):
+    with pytest.raises(InputError, match=r"1 CPU, 0\.25 GPU, the cluster has 2 CPU, 0 GPU"):
         require_fit(Resources(gpu=0.25))
 
 

@@ -201,7 +201,7 @@ def test_a_trial_that_fails_says_why_and_the_sweep_goes_on(
 def test_a_trial_too_large_for_the_cluster_is_refused_before_any_work(
     ray_cluster: None, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="it needs 5 CPU, the cluster has 2 on 1"):
+    with pytest.raises(InputError, match="it needs 5 CPU, the cluster has 2 CPU on 1"):
         _sweep(tmp_path, tiny_recipe, {**SHARING, "resources": {"cpu": 5}})
     assert not (tmp_path / "storage" / "stages").exists()
 
