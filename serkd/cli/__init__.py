@@ -16,7 +16,7 @@ from serkd.cli.plan import plan
 from serkd.cli.prepare import prepare
 from serkd.cli.stages import stages
 from serkd.cli.submit import submit
-from serkd.errors import InputError
+from serkd.errors import InputError, SweepError
 
 app = typer.Typer(
     add_completion=False,
@@ -61,6 +61,9 @@ def main(*first: str) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SweepError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if (cause := _input_error(error)) is not None:
             print(f"error: {cause}", file=sys.stderr)

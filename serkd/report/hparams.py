@@ -1,14 +1,18 @@
 """Rows of TensorBoard's HPARAMS tab: written when a trial starts, and again with its values."""
 
 import math
+import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams import summary_v2 as hp
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from serkd.search.dimension import Dimension
 from serkd.search.replay import Trial
@@ -47,16 +51,25 @@ class HParams:
         return hp.hparams_config_pb(columns, [hp.Metric(name) for name in self.objective])
 
     def _write(self, trial: Trial, parts: Sequence[Summary], values: Mapping[str, float]) -> None:
-        from torch.utils.tensorboard.writer import FileWriter
-
-        writer = FileWriter(str(self.folder / f"trial-{trial.number:05d}"))
-        for part in parts:
-            writer.add_summary(part, 0)
-        for name, value in values.items():
-            if math.isfinite(value):
-                scalar = Summary(value=[Summary.Value(tag=name, simple_value=value)])
-                writer.add_summary(scalar, trial.epochs)
-        writer.close()
+        scalars = [
+            Summary(value=[Summary.Value(tag=name, simple_value=value)])
+            for name, value in values.items()
+            if math.isfinite(value)
+        ]
+        now = time.time()
+        events = [
+            Event(wall_time=now, file_version="brain.Event:2"),
+            *(Event(wall_time=now, step=0, summary=part) for part in parts),
+            *(Event(wall_time=now, step=trial.epochs, summary=scalar) for scalar in scalars),
+        ]
+        folder = self.folder / f"trial-{trial.number:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        # torch's writer starts a thread for each file: here there are two files for every trial
+        name = f"events.out.tfevents.{time.time_ns():020d}.{os.getpid()}"
+        with (folder / name).open("wb") as file:
+            writer = RecordWriter(file)
+            for event in events:
+                writer.write(event.SerializeToString())
 
 
 def _describe_end(status: int) -> Summary:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serkd.errors import InputError
 from serkd.recipe import build_experiment
+from serkd.report.boards import Boards
 from serkd.report.results import read_json
 from serkd.search.asha import Rungs
 from serkd.search.ledger import Ledger
@@ -18,11 +19,15 @@ from serkd.search.status import Status, explain, find_status, read_tail
 from serkd.search.trial import count_steps
 from serkd.search.tuner import choose_rungs
 from serkd.section import validate
+from serkd.storage.mirror import find_mirror
+from serkd.storage.sync import open_folder, pull
+
+_FETCH_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
 class Look:
-    """A sweep's folder, read."""
+    """The folder of a sweep or an ablation, read."""
 
     folder: Path
 
@@ -35,18 +40,25 @@ class Look:
         return Ledger(self.folder / "ledger.jsonl").replay()
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> Space | None:
+        """None for an ablation, which has arms instead."""
+        if not (self.folder / "sweep.json").is_file():
+            return None
         return validate(Space, read_json(self.folder / "sweep.json")["space"], "sweep.json")
 
     @cached_property
     def rungs(self) -> Rungs | None:
+        """Where trials are compared; none of an ablation is stopped early."""
+        if self.space is None:
+            return None
         base = build_experiment(read_json(self.folder / "sweep.json")["base"], {})
         num_folds = len(read_json(self.folder / "folds.json")["folds"])
         return choose_rungs(self.space.scheduler, count_steps(self.space, base, num_folds))
 
     @property
     def status(self) -> Status:
-        return find_status(self.replay, self.space.budget.trials)
+        total = 0 if self.space is None else self.space.budget.trials
+        return find_status(self.replay, total)
 
     def explain(self, number: int) -> list[str]:
         """Why a trial is as it is.
@@ -77,30 +89,35 @@ class Look:
 
 
 def open_look(sweep: Path, storage: Path) -> Look:
-    """A sweep by its folder, or by its name in a storage.
+    """A sweep or an ablation by its folder or URI, or by its name in a storage.
 
     Raises:
         InputError: there is none.
     """
-    for folder in (sweep, storage / "sweeps" / sweep):
-        if (folder / "sweep.json").is_file():
+    for folder in (open_folder(sweep), storage / "sweeps" / sweep):
+        pull(folder)
+        if (folder / "ledger.jsonl").is_file():
             return Look(folder)
-    names = sorted(path.parent.name for path in storage.glob("sweeps/*/sweep.json"))
+    names = sorted(path.parent.name for path in storage.glob("sweeps/*/ledger.jsonl"))
     raise InputError(
         f"SWEEP must be a sweep's folder, or one of {storage}'s "
         f"({', '.join(names) or 'it has none'}), got {sweep}"
     )
 
 
-def serve_tensorboard(folder: Path, port: int) -> tuple[str, Callable[[], None]]:
+def serve_tensorboard(sweep: Path, port: int) -> tuple[str, Callable[[], None]]:
     """Start TensorBoard on loopback; returns its address and a function that waits for Ctrl-C.
+
+    `sweep` is its folder. Where that is a mirror of an object store, it is fetched every minute.
 
     Raises:
         InputError: the port is taken.
     """
     from tensorboard import program
 
+    folder = sweep / "tensorboard"
     folder.mkdir(parents=True, exist_ok=True)
+    _fetch_boards(sweep)
     board = program.TensorBoard()
     board.configure(logdir=str(folder), host="127.0.0.1", port=port, reload_interval=5.0)
     try:
@@ -110,6 +127,15 @@ def serve_tensorboard(folder: Path, port: int) -> tuple[str, Callable[[], None]]
 
     def wait() -> None:
         while True:
-            time.sleep(3600)
+            time.sleep(_FETCH_EVERY_S)
+            _fetch_boards(sweep)
 
     return str(url), wait
+
+
+def _fetch_boards(sweep: Path) -> None:
+    """An object store has no links, and trials elsewhere write their events to it."""
+    if find_mirror(sweep) is not None:
+        pull(sweep)
+        replay = Ledger(sweep / "ledger.jsonl").replay()
+        Boards(sweep, replay).link_all(replay)

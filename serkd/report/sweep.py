@@ -1,5 +1,7 @@
 """A sweep from its file to its summary: what ``serkd sweep`` does."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +11,8 @@ from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
 from serkd.files import write_json
 from serkd.report.boards import Boards, watch_trial
+from serkd.report.builtin import use_synthetic
+from serkd.report.hparams import HParams
 from serkd.report.run import describe_folds
 from serkd.search.engine import Listener
 from serkd.search.read import read_space
@@ -18,6 +22,8 @@ from serkd.search.space import Space
 from serkd.search.status import find_status
 from serkd.search.tuner import Sweep, open_sweep, run_sweep, sharing
 from serkd.storage.sync import synced
+
+_TELL_EVERY_S = 1.0
 
 
 def start_sweep(
@@ -34,13 +40,15 @@ def start_sweep(
 ) -> dict[str, Any]:
     """Run the trials that are missing; returns and writes the summary (results.json).
 
-    The sweep is called `name`, or as its file. With `smoke`, in the file's reduced size. With
-    `retry`, what failed is run again. `agrees` is asked before a changed file sets results aside.
+    The sweep is called `name`, or as its file. With `smoke`, in the file's reduced size and, unless
+    `values` name another, on the built-in corpus. With `retry`, what failed is run again. `agrees`
+    is asked before a changed file sets results aside.
 
     Raises:
         InputError: the file or the cluster, another driver of the same sweep, or no consent.
         SweepError: all trials fail alike, or the disk is full.
     """
+    values = use_synthetic(values, storage, observer) if smoke else values
     space, base = read_space(path, values, smoke=smoke)
     if trials is not None:
         budget = space.budget.model_copy(update={"trials": trials})
@@ -53,8 +61,9 @@ def start_sweep(
         write_json(sweep.folder / "folds.json", describe_folds(all_folds))
         if retry == "failed":
             retry_failed(sweep)
-        boards = Boards(sweep.folder, space.space, space.objective, sweep.ledger.replay())
-        listeners: list[Listener] = [boards, _Progress(sweep, observer)]
+        rows = HParams(sweep.folder / "tensorboard" / "hparams", space.space, space.objective)
+        boards = Boards(sweep.folder, sweep.ledger.replay(), rows)
+        listeners: list[Listener] = [boards, Progress(space.budget.trials, observer)]
         replay = run_sweep(sweep, folds, storage, observer, watch_trial, listeners)
         return _summarise(sweep, replay)
 
@@ -83,12 +92,14 @@ def _summarise(sweep: Sweep, replay: Replay) -> dict[str, Any]:
     return summary
 
 
-class _Progress:
-    """Tells the observer how the sweep stands."""
+class Progress:
+    """Tells the observer how a sweep of `total` trials stands, about once a second."""
 
-    def __init__(self, sweep: Sweep, observer: Observer) -> None:
-        self.total, self.observer = sweep.space.budget.trials, observer
+    def __init__(self, total: int, observer: Observer) -> None:
+        self.total, self.observer, self.told = total, observer, -math.inf
 
     def __call__(self, record: Mapping[str, Any], replay: Replay) -> None:
-        if record["event"] not in ("stages", "rung"):
+        # counting ten thousand trials takes longer than most records take to come
+        if record["event"] == "closed" or time.monotonic() - self.told > _TELL_EVERY_S:
+            self.told = time.monotonic()
             self.observer.sweep(find_status(replay, self.total))

@@ -27,10 +27,6 @@ _COMMON_BUG = 3  # failures before anything went well
 Listener = Callable[[Mapping[str, Any], Replay], None]
 
 
-class SweepError(RuntimeError):
-    """The sweep stopped before its end; the message says why and what to do."""
-
-
 class Engine:
     """The driver's side of a running sweep; trials are named by Tune's ids and by our numbers."""
 
@@ -49,7 +45,7 @@ class Engine:
         self.slots, self.limits, self.listeners = slots, limits, listeners
         self.replay = ledger.replay()
         self.halving = None if rungs is None else Halving(rungs, self.replay)
-        self.queue = Waiting([trial.number for trial in self.replay.pending()], is_there)
+        self.queue = Waiting(limits.list_pending(self.replay), is_there)
         self.handed: dict[str, int] = {}  # by Tune's id: what is starting or running
         self.num_failed = 0  # since this start
         self.is_exhausted = False

@@ -1,4 +1,4 @@
-"""What a sweep may take: hours of driving and gigabytes of stages."""
+"""What a sweep may take: trials, hours of driving, and gigabytes of stages."""
 
 import os
 import time
@@ -15,11 +15,22 @@ _GB = 1e9
 class Limits:
     """Asked before each trial; the disk is looked at once a minute."""
 
+    trials: int | None = None
     hours: float | None = None
     disk_gb: float | None = None
     stages: Path | None = None
     _looked: float | None = field(default=None, init=False)
     _used_gb: float = field(default=0.0, init=False)
+
+    def list_pending(self, replay: Replay) -> list[int]:
+        """Trials to be run (again) first, by number: as many as there is room for.
+
+        Where the budget is smaller than it was, the last ones stay as they are.
+        """
+        pending = [trial.number for trial in replay.pending()]
+        if self.trials is None:
+            return pending
+        return pending[: max(0, self.trials - len(replay.ended()))]
 
     def reached(self, replay: Replay) -> str | None:
         """Which limit is reached, in words; None while there is room."""

@@ -13,7 +13,10 @@ from serkd.search.replay import Replay, Trial
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to be run. `attrs` and `study_attrs` are what the search must know after a crash."""
+    """A trial to be run; equal parameters are the same trial, whatever its label.
+
+    `attrs` and `study_attrs` are what the search must know after a crash.
+    """
 
     params: Mapping[str, Any]
     label: Mapping[str, Any] = field(default_factory=dict)
@@ -42,13 +45,13 @@ class Listed:
     """Every trial of a list, once; those that the ledger knows are not proposed again."""
 
     def __init__(self, proposals: Sequence[Proposal]) -> None:
-        self._left = {_name(p.params, p.label): p for p in reversed(proposals)}
+        self._left = {_name(p.params): p for p in reversed(proposals)}
         self.total = len(self._left)
         self._known: set[str] | None = None  # to the ledger, when the first is asked for
 
     def propose(self, number: int, replay: Replay) -> Proposal | None:
         if self._known is None:
-            self._known = {_name(t.params, t.label) for t in replay.current()}
+            self._known = {_name(t.params) for t in replay.current()}
         while self._left:
             name, proposal = self._left.popitem()
             if name not in self._known:
@@ -59,5 +62,5 @@ class Listed:
         """A list learns nothing."""
 
 
-def _name(params: Mapping[str, Any], label: Mapping[str, Any]) -> str:
-    return json.dumps([params, label], sort_keys=True)
+def _name(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)

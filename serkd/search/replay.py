@@ -18,6 +18,7 @@ _STATES = {
     "discarded": "discarded",
     "again": "preempted",
 }
+_BETWEEN = ("kept", "discarded", "again", "settled")  # said before a driver starts
 _COPIED = ("value", "values", "reason", "keys", "step", "cutoff", "num_peers", "waits_for")
 
 
@@ -80,14 +81,16 @@ class Replay:
             self.apply(record)
 
     def apply(self, record: Mapping[str, Any]) -> None:
-        """Take one record into account; events of other versions are passed over."""
+        """Take one record into account; those of other versions are passed over."""
         event = record.get("event")
+        if event is None:
+            return
         if event == "opened":
             self.starts.append(dict(record))
             self.stopped = None
         elif event == "closed":
             self.stopped = record.get("reason")
-        elif "time" in record and self.last_time is not None:
+        elif event not in _BETWEEN and "time" in record and self.last_time is not None:
             self.driven_s += max(0.0, record["time"] - self.last_time)
         self.last_time = record.get("time", self.last_time)
         if "trial" not in record:

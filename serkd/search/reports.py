@@ -10,12 +10,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from serkd.stages.lease import StageBusyError
+from serkd.storage.mirror import open_storage
+from serkd.storage.sync import push
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TOLD = "told"
@@ -84,27 +87,30 @@ Train = Callable[[int, Mapping[str, Any], Reports], None]
 class Job:
     """What all trials of a sweep run; sent to their actors once.
 
-    `train` is given a trial's number, its parameters and its reports.
+    `train` is given a trial's number, its parameters and its reports. `logs` is a folder below
+    `storage`, which names the same place on every machine.
     """
 
     train: Train
-    logs: Path
+    storage: str
+    logs: str
 
 
 def run_in_actor(handed: Mapping[str, Any], job: Job) -> None:
     """Tune's trainable. An exception is a report like others: the actor lives on for the next."""
     number, reports = handed["number"], Reports()
-    with _keep_log(log_path(job.logs, number)):
+    log = log_path(open_storage(job.storage) / job.logs, number)
+    tell = reports.finish
+    with _keep_log(log):
         try:
             job.train(number, json.loads(handed["params"]), reports)
         except StageBusyError as busy:
-            reports.wait(busy.key)
-            return
+            tell = partial(reports.wait, busy.key)
         except Exception as error:
             traceback.print_exc()
-            reports.fail(error)
-            return
-    reports.finish()
+            tell = partial(reports.fail, error)
+    push(log)
+    tell()
 
 
 def log_path(folder: Path, number: int) -> Path:

@@ -23,15 +23,16 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from serkd.errors import SweepError
 from serkd.search.asha import Rungs
-from serkd.search.engine import Engine, Listener, SweepError
+from serkd.search.engine import Engine, Listener
 from serkd.search.ledger import Ledger
 from serkd.search.limits import Limits
 from serkd.search.proposals import Proposals
 from serkd.search.replay import Replay
 from serkd.search.reports import TOLD, Job, Train, run_in_actor
 from serkd.search.space import Resources
-from serkd.storage.mirror import locate
+from serkd.storage.mirror import find_mirror, locate, name_storage
 
 _COUNT_EVERY_S = 10.0
 
@@ -74,7 +75,9 @@ def run_trials(
         listeners,
     )
     scratch = folder / "tune"
-    job = Job(train, (folder / "logs").resolve())
+    mirror = find_mirror(folder)
+    inside = "." if mirror is None else mirror.path_of(folder)
+    job = Job(train, name_storage(folder), f"{inside}/logs")
     try:
         with _environment(slots()), _drain_on_signals(engine):
             _build_tuner(engine, job, scratch).fit()
@@ -90,7 +93,7 @@ def run_trials(
     if engine.broken is not None:
         raise engine.broken
     if engine.halted is not None:
-        raise SweepError(f"{engine.halted}\nlogs of trials are in {job.logs}")
+        raise SweepError(f"{engine.halted}\nlogs of trials are in {folder / 'logs'}")
     return engine.replay
 
 

@@ -7,7 +7,6 @@ deleting or tearing it loses nothing. `optuna-dashboard study.journal` shows it.
 import json
 import logging
 import os
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from serkd.search.proposals import Proposal
 from serkd.search.replay import PENDING, Replay, Trial
-from serkd.search.samplers import build_sampler
+from serkd.search.samplers import build_sampler, seed_proposal
 from serkd.search.space import DIRECTIONS, Space
 from serkd.search.suggest import decode_params, encode_params, suggest
 
@@ -143,18 +142,18 @@ class Search:
             self._tell(number, values=values)
             return
         if trial.state == "pruned" and len(values) == 1:
-            storage_id = self.study.trials[number]._trial_id
+            storage, study_id = self.study._storage, self.study._study_id
+            # study.trials would copy every trial
+            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
             for step, value in trial.rungs.items():
-                self.study._storage.set_trial_intermediate_value(storage_id, step, value)
+                storage.set_trial_intermediate_value(trial_id, step, value)
         self._tell(number, state=_STATES[trial.state])
 
     def _build_sampler(self, number: int, attempt: int) -> BaseSampler:
-        if self.space.sampler == "qmc":  # its points are numbered: the seed only shuffles them
-            return build_sampler(self.space.sampler, self.space.seed)
-        seed = random.Random(f"{self.space.seed}/{number}/{attempt}").getrandbits(32)
-        # one that has learned what is good may propose it for ever
-        name = self.space.sampler if attempt < _TRIES // 2 else "random"
-        return build_sampler(name, seed)
+        name = self.space.sampler
+        if name != "qmc" and attempt >= _TRIES // 2:
+            name = "random"  # one that has learned what is good may propose it for ever
+        return build_sampler(name, seed_proposal(self.space, number, attempt))
 
     def _values(self, trial: Trial) -> list[float]:
         found = trial.facts.get("values") or {}

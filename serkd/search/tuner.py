@@ -18,6 +18,7 @@ from serkd.search.engine import Listener
 from serkd.search.grid import list_cells
 from serkd.search.ledger import Ledger
 from serkd.search.limits import Limits
+from serkd.search.prepare import compute_first, is_stored
 from serkd.search.proposals import Listed, Proposal, Proposals
 from serkd.search.replay import Replay
 from serkd.search.runner import run_trials
@@ -25,7 +26,7 @@ from serkd.search.space import Scheduler, Space
 from serkd.search.study import Search
 from serkd.search.trial import ExperimentJudge, Plan, TrainExperiment, count_steps, plan_trials
 from serkd.stages.catalogue import STAGES, STUDENT, find_prefix
-from serkd.stages.context import Compute, Ref
+from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 from serkd.storage.mirror import name_storage
@@ -75,13 +76,13 @@ def run_sweep(
         SweepError: see `run_trials`.
     """
     replay = sweep.ledger.replay()
-    if len(replay.ended()) >= sweep.space.budget.trials and not replay.pending():
+    is_interrupted = any(trial.state == "running" for trial in replay.current())
+    if len(replay.ended()) >= sweep.space.budget.trials and not is_interrupted:
         return replay
     runtime.start_ray()
     require_fit(sweep.space.resources, sweep.base.train)
     store, plan = StageStore(storage), plan_trials(sweep.space, sweep.base, folds)
     judge = ExperimentJudge(sweep.space, sweep.base, len(folds[0].manifest.class_names))
-    _prepare_shared(sweep, plan, store, observer)
     sweep.ledger.append(
         {
             "event": "opened",
@@ -92,6 +93,7 @@ def run_sweep(
             "sampler": sweep.space.sampler,
         }
     )
+    _prepare_shared(sweep, plan, store, observer)
     train = TrainExperiment(
         base=sweep.base,
         plan=plan,
@@ -110,8 +112,8 @@ def run_sweep(
         sweep.space.resources,
         partial(count_slots, sweep.space.resources, sweep.base.train),
         rungs=choose_rungs(sweep.space.scheduler, num_steps),
-        limits=Limits(budget.hours, budget.disk_gb, store.root),
-        is_there=partial(_is_stored, store),
+        limits=Limits(budget.trials, budget.hours, budget.disk_gb, store.root),
+        is_there=partial(is_stored, store),
         listeners=listeners,
     )
 
@@ -138,26 +140,19 @@ def choose_rungs(scheduler: Scheduler, num_steps: int) -> Rungs | None:
     return asha_rungs(grace, scheduler.reduction_factor, num_steps)
 
 
-def _is_stored(store: StageStore, name: str) -> bool:
-    """Whether the stage that somebody holds the lease of is published."""
-    stage, _, key = name.rpartition("-")
-    return store.find(stage, key) is not None
-
-
 def _prepare_shared(sweep: Sweep, plan: Plan, store: StageStore, observer: Observer) -> None:
     """Compute the stages that no searched key touches once, with the whole machine."""
-    device = choose_device(sweep.base.train.device)
-    actors = runtime.cluster_actors(is_shared=store.mirror is None)
-    compute = Compute(*actors, device=device)
-    try:
-        for fold, seed in plan.cells:
-            graph = Graph(STAGES, sweep.base.model_copy(update={"seed": seed}), fold)
-            graph.check([STUDENT])
-            refs = graph.closure([STUDENT])
-            shared = [ref for ref in refs if not _is_touched(graph, ref, sweep.space)]
-            graph.run(shared, store, compute, observer)
-    finally:
-        compute.close()
+    graphs = [
+        Graph(STAGES, sweep.base.model_copy(update={"seed": seed}), fold)
+        for fold, seed in plan.cells
+    ]
+    for graph in graphs:
+        graph.check([STUDENT])
+    wanted = [
+        (graph, [r for r in graph.closure([STUDENT]) if not _is_touched(graph, r, sweep.space)])
+        for graph in graphs
+    ]
+    compute_first(wanted, store, choose_device(sweep.base.train.device), observer)
 
 
 def _is_touched(graph: Graph, ref: Ref, space: Space) -> bool:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from serkd.errors import InputError
+from serkd.errors import InputError, SweepError
 from serkd.search.capacity import count_slots, require_fit
-from serkd.search.engine import SweepError
 from serkd.search.ledger import Ledger
+from serkd.search.limits import Limits
 from serkd.search.proposals import Listed, Proposal
 from serkd.search.replay import Replay
 from serkd.search.reports import Reports, Train
@@ -213,15 +213,22 @@ from serkd.search.runner import run_trials
 from serkd.search.space import Resources
 import random
 
+folder = Path(sys.argv[1])
+
 def train(number, params, reports):
+    import os, signal, time
+    dies = (folder / "workers-die").exists() and number % 9 == 4
     for epoch in range(1, 10):
         time.sleep(0.01)
+        died = folder / f"died-{number}"
+        if dies and epoch == 3 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         value = params["height"] * (1 - params["speed"] ** epoch)
         reports.step(epoch, {"dev_uar": value}, is_held=epoch == 9)
 
 rng = random.Random(7)
 proposals = [Proposal({"height": rng.random(), "speed": 0.9 * rng.random()}) for _ in range(60)]
-folder = Path(sys.argv[1])
 runtime.start_ray()
 with Ledger(folder / "ledger.jsonl").lock():
     run_trials(folder, Listed(proposals), train, Resources(), partial(count_slots, Resources()),
@@ -229,19 +236,49 @@ with Ledger(folder / "ledger.jsonl").lock():
 """
 
 
-def _start_driver(folder: Path) -> subprocess.Popen[bytes]:
-    """A driver in its own process, on the cluster of the tests."""
+# whose trials never report, until a file lets them go
+_STUCK = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from serkd import runtime
+from serkd.search.capacity import count_slots
+from serkd.search.ledger import Ledger
+from serkd.search.proposals import Proposal, Listed
+from serkd.search.runner import run_trials
+from serkd.search.space import Resources
+
+folder = Path(sys.argv[1])
+
+def train(number, params, reports):
+    import time
+    from pathlib import Path
+    while not (Path(params["folder"]) / "go").exists():
+        time.sleep(0.05)
+    reports.step(1, {"dev_uar": 0.5}, is_held=True)
+
+proposals = Listed([Proposal({"i": i, "folder": str(folder)}) for i in range(3)])
+runtime.start_ray()
+with Ledger(folder / "ledger.jsonl").lock():
+    run_trials(folder, proposals, train, Resources(), partial(count_slots, Resources()))
+"""
+
+
+def _start_driver(
+    folder: Path, code: str = _DRIVER, address: str | None = None
+) -> subprocess.Popen[bytes]:
+    """A driver in its own process, on the cluster of the tests or another one."""
     import ray
 
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_ADDRESS": address or ray.get_runtime_context().gcs_address,
         "RAY_AUTH_MODE": "token",
     }
     with (folder / "driver.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", _DRIVER, str(folder)], env=environment, stdout=log, stderr=log
+            [sys.executable, "-c", code, str(folder)], env=environment, stdout=log, stderr=log
         )
 
 
@@ -257,14 +294,30 @@ def _num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.fixture(scope="module")
+def expected(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Replay:
+    """The sweep that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert _start_driver(folder).wait() == 0, (folder / "driver.log").read_text()
+    return Ledger(folder / "ledger.jsonl").replay()
+
+
+def _check_survivors(found: Replay, expected: Replay, path: Path) -> Counter[tuple[Any, Any]]:
+    """None lost, none proposed or finished twice, and the same ones stopped; returns the events."""
+    assert len(found.trials) == 60
+    assert _states(found) == _states(expected)
+    assert {"finished", "pruned"} == set(_states(found))
+    assert [t.params for t in found.current()] == [t.params for t in expected.current()]
+    events = Counter((r["event"], r.get("trial")) for r in Ledger(path).read())
+    assert all(events["proposed", number] == 1 for number in range(60))
+    assert all(events["finished", number] <= 1 for number in range(60))
+    return events
+
+
 @pytest.mark.timeout(1800)
 def test_a_sweep_whose_driver_is_killed_five_times_ends_with_the_same_survivors(
-    ray_cluster: None, tmp_path: Path
+    expected: Replay, tmp_path: Path
 ) -> None:
-    whole = _start_driver(tmp_path / "whole")
-    assert whole.wait() == 0, (tmp_path / "whole" / "driver.log").read_text()
-    expected = Ledger(tmp_path / "whole" / "ledger.jsonl").replay()
-
     path, rng = tmp_path / "killed" / "ledger.jsonl", random.Random(3)
     for _ in range(5):
         target = _num_lines(path) + rng.randrange(5, 45)
@@ -275,14 +328,7 @@ def test_a_sweep_whose_driver_is_killed_five_times_ends_with_the_same_survivors(
     last = _start_driver(path.parent)
     assert last.wait() == 0, (path.parent / "driver.log").read_text()
 
-    found = Ledger(path).replay()
-    assert len(found.trials) == 60
-    assert _states(found) == _states(expected)
-    assert {"finished", "pruned"} == set(_states(found))
-    assert [t.params for t in found.current()] == [t.params for t in expected.current()]
-    events = Counter((r["event"], r.get("trial")) for r in Ledger(path).read())
-    assert all(events["proposed", number] == 1 for number in range(60))
-    assert all(events["finished", number] <= 1 for number in range(60))
+    events = _check_survivors(Ledger(path).replay(), expected, path)
     assert max(events["started", number] for number in range(60)) >= 2  # some were interrupted
     assert events["closed", None] == 1
 
@@ -305,3 +351,76 @@ def test_ctrl_c_lets_running_trials_stop_and_the_next_start_goes_on(
     assert replay.stopped is None
     assert len(replay.ended()) == 60
     assert json.loads(path.read_text().splitlines()[-1])["event"] == "closed"
+
+
+def test_a_second_ctrl_c_does_not_wait_for_trials(ray_cluster: None, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    driver = _start_driver(tmp_path, _STUCK)
+    _wait(lambda: "running" in _states(Ledger(path).replay()), driver)
+    driver.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert driver.poll() is None  # it waits for the trial, which does not report
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait() != 0
+    assert "finished" not in _states(Ledger(path).replay())
+    (tmp_path / "go").touch()
+    again = _start_driver(tmp_path, _STUCK)
+    assert again.wait() == 0, (tmp_path / "driver.log").read_text()
+    assert _states(Ledger(path).replay()) == ["finished"] * 3
+
+
+def test_a_sweep_has_one_driver_at_a_time(ray_cluster: None, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    driver = _start_driver(tmp_path, _STUCK)
+    _wait(lambda: "running" in _states(Ledger(path).replay()), driver)
+    records = Ledger(path).read()
+    message = rf"must have one driver at a time, process {driver.pid} on .* is running it"
+    with pytest.raises(InputError, match=message):
+        _run(tmp_path, _accident(str(tmp_path)), [{"kind": "none"}])
+    assert Ledger(path).read() == records
+    (tmp_path / "go").touch()
+    assert driver.wait() == 0, (tmp_path / "driver.log").read_text()
+
+
+def test_workers_that_are_killed_change_no_survivor(expected: Replay, tmp_path: Path) -> None:
+    (tmp_path / "workers-die").touch()
+    driver = _start_driver(tmp_path)
+    assert driver.wait() == 0, (tmp_path / "driver.log").read_text()
+    path = tmp_path / "ledger.jsonl"
+    found = Ledger(path).replay()
+    _check_survivors(found, expected, path)
+    assert sum(trial.deaths for trial in found.current()) == len(list(tmp_path.glob("died-*"))) > 0
+
+
+def test_a_node_that_is_killed_loses_no_trial_and_changes_no_survivor(
+    expected: Replay, tmp_path: Path
+) -> None:
+    """One of a cluster's two machines goes away in the middle of a sweep."""
+    from ray.cluster_utils import Cluster
+
+    path = tmp_path / "torn" / "ledger.jsonl"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        driver = _start_driver(path.parent, address=cluster.address)
+        _wait(lambda: _num_lines(path) >= 60, driver)
+        cluster.remove_node(node, allow_graceful=False)
+        assert driver.wait() == 0, (path.parent / "driver.log").read_text()
+    finally:
+        cluster.shutdown()
+    _check_survivors(Ledger(path).replay(), expected, path)
+
+
+def test_hours_that_are_used_up_stop_the_sweep_and_more_go_on(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    def train(number: int, params: Mapping[str, Any], reports: Reports) -> None:
+        reports.step(1, {"dev_uar": 0.5})
+
+    params = [{"i": i} for i in range(4)]
+    replay = _run(tmp_path, train, params, limits=Limits(hours=1e-9))
+    assert replay.stopped == "the budget of 1e-09 hours is used up"
+    assert len(replay.ended()) < 4
+    replay = _run(tmp_path, train, params)
+    assert replay.stopped is None
+    assert _states(replay) == ["finished"] * 4
