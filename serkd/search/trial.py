@@ -14,6 +14,7 @@ from serkd.events import Observer, Observers, Within
 from serkd.recipe import build_experiment
 from serkd.search.build import Builder, Legality
 from serkd.search.constraints import MEASURED, Constraints
+from serkd.search.curves import curves_path, write_curves
 from serkd.search.identity import experiment_key
 from serkd.search.reports import Reports
 from serkd.search.space import Space
@@ -23,7 +24,7 @@ from serkd.stages.context import Compute
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 from serkd.storage.mirror import open_storage
-from serkd.storage.sync import synced
+from serkd.storage.sync import push, synced
 from serkd.threads import set_threads
 
 
@@ -91,6 +92,7 @@ class _Cell(Observer):
     def __init__(self, trial: "_Trial", done: int) -> None:
         self.trial, self.done = trial, done
         self.best: dict[str, float] | None = None
+        self.epochs: list[Mapping[str, Any]] = []
 
     def stage(self, name: str, key: str, *, is_cached: bool, seconds: float) -> None:
         self.trial.reports.stage(name, key, is_cached=is_cached, seconds=seconds)
@@ -102,6 +104,7 @@ class _Cell(Observer):
         if stage != str(STUDENT):
             self.trial.reports.beat()
             return
+        self.epochs.append(record)
         scores = {name: float(v) for name, v in record.items() if name.startswith("dev_")}
         if self.best is None or not scores["dev_uar"] <= self.best["dev_uar"]:
             self.best = scores
@@ -169,7 +172,7 @@ class TrainExperiment:
             graph.check([STUDENT])
         # gives its slot back where another process computes what it needs
         compute = Compute(device=choose_device(experiment.train.device), waits=False)
-        store = StageStore(storage)
+        store, curves = StageStore(storage), list[dict[str, Any]]()
         try:
             for done, graph in enumerate(graphs):
                 cell = _Cell(trial, done)
@@ -180,6 +183,10 @@ class TrainExperiment:
                     graph.run([STUDENT], store, compute, Observers([beside, cell]))
                 assert cell.best is not None
                 trial.bests.append(cell.best)
+                about = {"trial": number, "fold": graph.fold.name, "seed": graph.experiment.seed}
+                curves += [{**about, **record} for record in cell.epochs]
                 trial.report(done + 1, 0, None)
         finally:
             compute.close()
+        write_curves(curves_path(folder, number), curves)
+        push(curves_path(folder, number))

@@ -1,6 +1,9 @@
 """Sweeps over the tiny experiment: sharing, going on, failing, running in parallel."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.recipe import build_experiment
 from serkd.report.sweep import start_sweep
+from serkd.search.curves import read_curves
 from serkd.search.ledger import Ledger
 from serkd.search.space import Space
 from serkd.search.tuner import open_sweep
@@ -159,6 +163,14 @@ def test_a_sweep_writes_curves_for_every_trial_and_hyper_parameters(swept: _Swep
     assert not list(board.glob("running/*"))
 
 
+def test_a_sweep_keeps_every_epoch_of_its_finished_trials(swept: _Swept) -> None:
+    rows = read_curves(Path(swept.summary["folder"])).to_pylist()
+    for trial in swept.summary["trials"]:
+        own = [row for row in rows if row["trial"] == trial["trial"]]
+        assert [row["epoch"] for row in own] == [1, 2]
+        assert max(row["dev_uar"] for row in own) == trial["value"]
+
+
 def test_asking_again_runs_nothing_and_asking_for_one_more_runs_one(swept: _Swept) -> None:
     lines, folders = swept.ledger.read(), swept.stage_folders()
     again = swept.again()
@@ -176,6 +188,54 @@ def test_asking_again_runs_nothing_and_asking_for_one_more_runs_one(swept: _Swep
     assert len(set(alphas)) == 4  # a resumed random search must not repeat itself
     new_folders = swept.stage_folders() - folders
     assert len(new_folders) == more["trials"][3]["stages_computed"]
+
+
+def test_two_sweeps_at_once_on_one_storage_compute_nothing_twice(
+    ray_cluster: None, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    """Two drivers on one cluster want the same six students, and all that those need."""
+    import ray
+
+    space = {
+        "base": str(tiny_recipe),
+        "sampler": "grid",
+        "scheduler": {"name": "none"},
+        "space": {
+            "distill.alpha": {"choice": [0.2, 0.5, 0.8]},
+            "distill.temperature": {"choice": [1.0, 4.0]},
+        },
+        "budget": {"trials": 6},
+    }
+    (tmp_path / "space.yaml").write_text(json.dumps(space))
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": "token",
+    }
+    storage = tmp_path / "storage"
+    command = ["sweep", str(tmp_path / "space.yaml"), "--storage", str(storage), "--json"]
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "serkd", *command, "--name", name],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "other")
+    ]
+    computed: list[str] = []
+    for driver in drivers:
+        out, err = driver.communicate()
+        assert driver.returncode == 0, err
+        summary = json.loads(out)
+        assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 6
+        for record in Ledger(Path(summary["folder"]) / "ledger.jsonl").read():
+            stages = record.get("stages", ())
+            computed += [stage["key"] for stage in stages if not stage["is_cached"]]
+    students = {path.parent.name for path in storage.glob("stages/student/*/stage.json")}
+    assert len(students) == 6
+    assert sorted(computed) == sorted(students)  # the others were there before the trials
 
 
 def test_a_trial_that_fails_says_why_and_the_sweep_goes_on(
