@@ -15,7 +15,7 @@ from serkd.cli.options import (
     watch,
 )
 
-SweepArgument = Annotated[Path, typer.Argument(help="a sweep's name, or its folder")]
+SweepArgument = Annotated[Path, typer.Argument(help="a sweep's name, its folder or URI")]
 TrialArgument = Annotated[int, typer.Argument(help="the trial's number")]
 
 
@@ -23,7 +23,9 @@ def sweep(
     space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
     overrides: SetOption = None,
     trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="the file's reduced size")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="of the sweep; default the file's")] = None,
     retry: Annotated[str | None, typer.Option(help="failed: run what failed again")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="set aside what the file changes")] = False,
@@ -122,6 +124,6 @@ def tensorboard(
     """Serve a sweep's TensorBoard on this machine only, until Ctrl-C."""
     from serkd.report.look import open_look, serve_tensorboard
 
-    url, wait = serve_tensorboard(open_look(sweep, storage).folder / "tensorboard", port)
+    url, wait = serve_tensorboard(open_look(sweep, storage).folder, port)
     print(url, flush=True)
     wait()
