@@ -12,10 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serkd.events import Observer
 from serkd.report.hparams import HParams
+from serkd.report.plots import draw_confusions
+from serkd.report.results import dev_labels, evaluate
 from serkd.report.tensorboard import TensorBoard
 from serkd.search.replay import ENDED, Replay, Trial
+from serkd.stages.catalogue import MODELS
 
 _BEST = 20
 
@@ -85,6 +90,19 @@ def _name(trial: Trial) -> str:
     return f"trial-{trial.number:05d}"
 
 
+class _TrialBoard(TensorBoard):
+    """Curves of all that a trial trains, and how its models confuse dev's emotions."""
+
+    def models(self, stored: Mapping[Any, Any], fold: Any, part: str = "") -> None:  # noqa: ANN401
+        names = fold.manifest.class_names
+        found = evaluate(stored, dev_labels(fold), names, "dev")
+        for model in filter(found.__contains__, MODELS):
+            counts = {"dev": np.array(found[model]["dev"]["confusion"])}
+            name = f"confusion_dev/{model} {part}".strip()
+            self.image(name, draw_confusions(counts, names))
+        self.writer.flush()
+
+
 def watch_trial(folder: Path, number: int) -> Observer:
     """A trial's events, in a folder of its own below the sweep's."""
-    return TensorBoard(folder / "events" / f"trial-{number:05d}")
+    return _TrialBoard(folder / "events" / f"trial-{number:05d}")

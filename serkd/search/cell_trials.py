@@ -169,12 +169,14 @@ class TrainCell:
         compute = Compute(device=choose_device(cell.experiment.train.device), waits=False)
         try:
             # the watcher hears of an epoch first: a stopped trial does not return from a report
-            observers = Observers([self.watch(folder, number), heard])
+            watcher = self.watch(folder, number)
             with synced(folder / "events" / f"trial-{number:05d}"):
-                artifacts, _ = graph.run([ref], StageStore(storage), compute, observers)
+                store, observers = StageStore(storage), Observers([watcher, heard])
+                found, _ = graph.run([ref], store, compute, observers)
+                watcher.models({ref: found[ref]}, fold)
         finally:
             compute.close()
-        value = measure_dev_uar(artifacts[ref], fold)
+        value = measure_dev_uar(found[ref], fold)
         reports.step(heard.epochs, {"dev_uar": value}, is_held=True)
 
 

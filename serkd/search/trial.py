@@ -180,7 +180,8 @@ class TrainExperiment:
                 beside = watcher if len(graphs) == 1 else Within(watcher, name)
                 # the watcher hears of an epoch first: a stopped trial does not return from a report
                 with synced(folder / "events" / f"trial-{number:05d}"):
-                    graph.run([STUDENT], store, compute, Observers([beside, cell]))
+                    found, _ = graph.run([STUDENT], store, compute, Observers([beside, cell]))
+                    beside.models({STUDENT: found[STUDENT]}, graph.fold)
                 assert cell.best is not None
                 trial.bests.append(cell.best)
                 about = {"trial": number, "fold": graph.fold.name, "seed": graph.experiment.seed}

@@ -160,6 +160,8 @@ def test_a_sweep_writes_curves_for_every_trial_and_hyper_parameters(swept: _Swep
         name = f"trial-{trial['trial']:05d}"
         for folder in (board / "best" / name, board / "hparams" / name):
             assert list(folder.glob("events.out.tfevents.*"))
+        (events,) = (board / "best" / name).glob("events.out.tfevents.*")
+        assert b"confusion_dev/student" in events.read_bytes()  # a picture
     assert not list(board.glob("running/*"))
 
 
