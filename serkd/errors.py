@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input is wrong."""
+"""Exceptions that a person reads: the input is wrong, or the work must stop."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,10 @@ class InputError(ValueError):
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
+
+
+class SweepError(RuntimeError):
+    """A sweep stopped before its end; the message says why and what to do."""
 
 
 class SealedError(LookupError):

@@ -20,6 +20,15 @@ class Observer:
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
         """An epoch of a training stage ended; `record` has `epoch`, losses and metrics."""
 
+    def models(self, stored: Mapping[Any, Any], fold: Any, part: str = "") -> None:  # noqa: ANN401
+        """A trial's models are stored: artifacts by stage, of a `corpora.folds.Fold`.
+
+        `part` says of what, where a trial has several.
+        """
+
+    def sweep(self, status: Any) -> None:  # noqa: ANN401  a serkd.search.status.Status
+        """A sweep's counts have changed."""
+
 
 class Observers(Observer):
     """Tells several observers."""
@@ -39,6 +48,10 @@ class Observers(Observer):
         for observer in self.observers:
             observer.epoch(stage, record)
 
+    def models(self, stored: Mapping[Any, Any], fold: Any, part: str = "") -> None:  # noqa: ANN401
+        for observer in self.observers:
+            observer.models(stored, fold, part)
+
 
 class Within(Observer):
     """Tells another observer, with a part added to the names of stages."""
@@ -54,3 +67,6 @@ class Within(Observer):
 
     def epoch(self, stage: str, record: Mapping[str, Any]) -> None:
         self.observer.epoch(f"{stage} {self.part}", record)
+
+    def models(self, stored: Mapping[Any, Any], fold: Any, part: str = "") -> None:  # noqa: ANN401
+        self.observer.models(stored, fold, f"{part} {self.part}".strip())

@@ -54,6 +54,7 @@ MAY_IMPORT_RAY = {
     "stages.lease",
     "report.run",
     "bench.stream",
+    "bench.sweep",
 }
 
 

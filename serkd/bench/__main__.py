@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from serkd.errors import InputError
 
-_NAMES = ("extract", "kmeans", "meta", "stream", "student", "teacher")
+_NAMES = ("extract", "kmeans", "meta", "sharing", "stream", "student", "sweep", "teacher")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from serkd.cli import data, frames, work
+from serkd.cli import data, frames, sweep, work
 from serkd.cli.ablate import ablate, report, reproduce
 from serkd.cli.answers import importance
 from serkd.cli.compare import compare
@@ -16,7 +16,7 @@ from serkd.cli.plan import plan
 from serkd.cli.prepare import prepare
 from serkd.cli.stages import stages
 from serkd.cli.submit import submit
-from serkd.errors import InputError
+from serkd.errors import InputError, SweepError
 
 app = typer.Typer(
     add_completion=False,
@@ -26,12 +26,17 @@ app = typer.Typer(
     "distillation.",
 )
 app.add_typer(prepare, name="prepare")
-for command in (work.config, work.folds, work.run, work.teacher, work.sweep, work.test):
+for command in (work.config, work.folds, work.run, work.teacher, work.test):
     app.command()(command)
 app.command()(ablate)
 app.command()(report)
 app.command()(reproduce)
 app.command()(submit)
+app.command()(sweep.sweep)
+app.command()(sweep.status)
+app.command()(sweep.why)
+app.command()(sweep.logs)
+app.command()(sweep.tensorboard)
 app.command()(compare)
 app.command()(plan)
 app.command()(importance)
@@ -56,6 +61,9 @@ def main(*first: str) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SweepError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if (cause := _input_error(error)) is not None:
             print(f"error: {cause}", file=sys.stderr)

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import JsonOption, check_output, open_console
+from serkd.cli.options import FolderArgument, JsonOption, check_output, open_console
 
 
 def importance(
-    folder: Annotated[Path, typer.Argument(help="of a sweep, finished or not")],
+    folder: FolderArgument,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="write the best trial as a recipe (.yaml)")
     ] = None,

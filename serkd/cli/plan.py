@@ -14,7 +14,9 @@ def plan(
     space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
     overrides: SetOption = None,
     trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="the file's reduced size")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
+    ] = False,
     storage: StorageOption = Path("serkd-storage"),
     as_json: JsonOption = False,
 ) -> None:

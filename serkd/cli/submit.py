@@ -19,6 +19,9 @@ def submit(
     ],
     overrides: SetOption = None,
     trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
+    ] = False,
     working_dir: Annotated[
         Path, typer.Option(help="sent to the cluster: the checkout, without what git ignores")
     ] = Path(),
@@ -42,12 +45,15 @@ def submit(
     from serkd.search.read import read_space
     from serkd.search.submit import Head, Submission, check_paths
 
-    _, base = read_space(space, read_overrides(overrides or []))
-    manifests = [base.corpus.manifest, *base.corpus.more_manifests]
+    values = read_overrides(overrides or [])
+    _, base = read_space(space, values, smoke=smoke)
+    is_built_in = smoke and "corpus.manifest" not in values  # the job makes it where it runs
+    manifests = [] if is_built_in else [base.corpus.manifest, *base.corpus.more_manifests]
     check_paths(space, working_dir, storage, [path for path in manifests if path])
     command = ["python", "-m", "serkd", "sweep", _below(space, working_dir), "--storage", storage]
     command += [word for setting in overrides or [] for word in ("--set", setting)]
     command += [] if trials is None else ["--trials", str(trials)]
+    command += ["--smoke"] if smoke else []
     head = Head(address)
     job = Submission(
         command, working_dir.resolve(), exclude or [], _read_env(env), job_id, num_cpus, num_gpus

@@ -187,27 +187,6 @@ def _run(
     print_run(console, results, folder, as_json=as_json)
 
 
-def sweep(
-    space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
-    overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="the file's reduced size")] = False,
-    storage: StorageOption = Path("serkd-storage"),
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Search with Ray Tune and Optuna; run it again to go on where it stopped."""
-    from serkd.recipe import read_overrides
-    from serkd.report.sweep import start_sweep
-    from serkd.report.terminal import print_sweep
-
-    values = read_overrides(overrides or [])
-    console = open_console()
-    with watch(console, quiet or as_json) as observer:
-        done = start_sweep(space, values, trials, storage, observer, smoke=smoke)
-    print_sweep(console, done, as_json=as_json)
-
-
 def quickstart(
     storage: StorageOption = Path("serkd-quickstart"), quiet: QuietOption = False
 ) -> None:

@@ -2,24 +2,25 @@
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold, hash_folds
 from serkd.corpora.protocols import read_folds
+from serkd.errors import SweepError
 from serkd.events import Observer
 from serkd.files import write_json
 from serkd.recipe import build_experiment
 from serkd.report.answer import CELLS, PLAN, read_plan, write_report
-from serkd.report.outcome import read_outcome
-from serkd.report.quickstart import synthesise_corpus
-from serkd.report.results import dev_labels, read_json
+from serkd.report.builtin import use_synthetic
+from serkd.report.results import read_json
 from serkd.report.run import describe_folds
 from serkd.report.sealed import choose_experiment
+from serkd.report.trained import Source, Trained
 from serkd.search.ablation import require_fold_names
 from serkd.search.cells import (
     Cell,
@@ -32,60 +33,12 @@ from serkd.search.cells import (
     with_settings,
 )
 from serkd.search.designs import Arm, Study, read_study
-from serkd.search.footprint import measure_latency
 from serkd.search.identity import experiment_key
-from serkd.search.run_cells import run_cells
+from serkd.search.ledger import Ledger
 from serkd.search.space import Resources
 from serkd.stages.key import compute_key, used_values
-from serkd.stages.store import StageStore
 from serkd.storage.sync import synced
 from serkd.train.metrics import confusion_metric
-
-
-class Source(Protocol):
-    """Where outcomes of cells come from."""
-
-    def compute(self, cells: Sequence[Cell]) -> None:
-        """Run those that are not there; one that fails is in the ledger with its reason."""
-
-    def outcome(self, cell: Cell) -> dict[str, Any] | None:
-        """See `read_outcome`; None while there is none."""
-
-    def latency(self, experiment: Experiment) -> float | None:
-        """Milliseconds, see `measure_latency`; None where nothing is known of it."""
-
-
-class Trained:
-    """Cells that are trained by the search engine, into the storage's stages."""
-
-    def __init__(
-        self,
-        folder: Path,
-        folds: Sequence[Fold],
-        model: str,
-        resources: Resources,
-        observer: Observer,
-    ) -> None:
-        self.folder, self.model, self.observer = folder, model, observer
-        self.resources = resources
-        self.folds = {fold.name: fold for fold in folds}
-        self.labels = {fold.name: dev_labels(fold) for fold in folds}
-        self.store = StageStore(folder.resolve().parent.parent)
-
-    def compute(self, cells: Sequence[Cell]) -> None:
-        run_cells(
-            self.folder, cells, self.folds, self.model, self.store, self.resources, self.observer
-        )
-
-    def outcome(self, cell: Cell) -> dict[str, Any] | None:
-        fold, labels = self.folds[cell.fold], self.labels[cell.fold]
-        return read_outcome(cell, fold, self.store, labels)
-
-    def latency(self, experiment: Experiment) -> float | None:
-        if self.model != "student":
-            return None
-        first = next(iter(self.folds.values()))
-        return measure_latency(experiment, len(first.manifest.class_names))
 
 
 def start_ablation(
@@ -99,7 +52,8 @@ def start_ablation(
     """Run the cells that are missing and write the report; returns it and the ablation's folder.
 
     Raises:
-        InputError: an illegal file, or folds that the protocol does not have.
+        InputError: an illegal file, folds that the protocol does not have, or another driver.
+        SweepError: cells all fail alike, or it was stopped; the report is of what there is.
     """
     command = _command(path, values, storage, is_smoke)
     values = use_synthetic(values, storage, observer) if is_smoke else values
@@ -107,19 +61,13 @@ def start_ablation(
     folds = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in folds])
     folder = ablation_folder(study, storage)
-    with synced(folder, has_owner=True):
+    ledger = Ledger(folder / "ledger.jsonl")
+    with synced(folder, has_owner=True), ledger.lock():
         write_json(folder / "folds.json", describe_folds(folds))
         facts = {**describe_data(study, folds), "command": command}
         file = study.file
         source = Trained(folder, folds, file.model, file.resources, observer)
         return run_study(study, facts, folder, source), folder
-
-
-def use_synthetic(values: Mapping[str, Any], storage: Path, observer: Observer) -> dict[str, Any]:
-    """Settings of `--smoke`: the built-in corpus unless another is named."""
-    if "corpus.manifest" in values:
-        return dict(values)
-    return {**values, "corpus.manifest": str(synthesise_corpus(storage, observer).resolve())}
 
 
 def refresh_report(folder: Path) -> dict[str, Any]:
@@ -195,7 +143,24 @@ def run_study(
         arm["latency_ms"] = _latency(folder, experiment, source)
     write_json(folder / PLAN, described)
     cells = unique_cells(groups)
-    source.compute(cells)
+    try:
+        source.compute(cells, _name_arms(study.arms, (group.values() for group in groups)))
+    except SweepError:
+        _report(folder, cells, source)
+        raise
+    return _report(folder, cells, source)
+
+
+def _name_arms(arms: Sequence[Arm], cells: Iterable[Iterable[Cell]]) -> dict[str, str]:
+    """The first arm that each cell is of, by the cell's name."""
+    found: dict[str, str] = {}
+    for arm, group in zip(arms, cells, strict=True):
+        for cell in group:
+            found.setdefault(cell.name, arm.name)
+    return found
+
+
+def _report(folder: Path, cells: Sequence[Cell], source: Source) -> dict[str, Any]:
     with synced(folder):
         collect(folder, cells, source)
         return write_report(folder)
@@ -228,8 +193,9 @@ def _tune(
     if retune is None:
         return {arm.name: {} for arm in study.arms}
     trials = {arm.name: tuning_cells(arm, retune, folds, study.file.model) for arm in study.arms}
-    every = {cell.name: cell for arm in trials.values() for trial in arm for cell in trial}
-    source.compute(list(every.values()))
+    groups = [[cell for trial in trials[arm.name] for cell in trial] for arm in study.arms]
+    every = {cell.name: cell for group in groups for cell in group}
+    source.compute(list(every.values()), _name_arms(study.arms, groups))
     collect(folder, list(every.values()), source)
     settings = tuning_settings(retune)
     chosen = {name: best_trial(_values(study, folder, arm)) for name, arm in trials.items()}

@@ -13,7 +13,8 @@ from rich.text import Text
 from serkd.config import Experiment
 from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
-from serkd.report.ablate import open_study, use_synthetic
+from serkd.report.ablate import open_study
+from serkd.report.builtin import use_synthetic
 from serkd.report.plan import ASSUMED_FOLD_SD, ASSUMED_SEED_SD, detect
 from serkd.report.statistics import smallest_sign_flip_p
 from serkd.search.ablation import require_fold_names

@@ -64,7 +64,7 @@ def build_report(folder: Path) -> dict[str, Any]:
         "factors": describe_factors(found["arms"], file["metric"]),
         "pareto": find_pareto(found["arms"]),
         "training": describe_training(arms),
-        "failures": group_failures(Ledger(folder / "ledger.jsonl").read(), planned - done),
+        "failures": group_failures(Ledger(folder / "ledger.jsonl").replay(), planned - done),
         "cost": count_costs(_all_outcomes(folder / CELLS)),
         "retune": _describe_retune(file),
         "test": read_json(folder / TESTED) if (folder / TESTED).is_file() else None,

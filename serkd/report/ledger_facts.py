@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from serkd.search.replay import Replay
+
 _LAST = 5  # a best epoch among so many last ones may not have been the best yet
 _MAX_EXAMPLE = 300
 
@@ -73,19 +75,22 @@ def _curves(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def group_failures(records: Sequence[Mapping[str, Any]], missing: set[str]) -> list[dict[str, Any]]:
+def group_failures(replay: Replay, missing: set[str]) -> list[dict[str, Any]]:
     """Cells that failed and were not had since, by the kind of error."""
-    last = {record["trial"]: record for record in records}
-    failed = [r for r in last.values() if r["state"] == "failed" and r["trial"] in missing]
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for record in sorted(failed, key=lambda r: r["trial"]):
-        kinds.setdefault(_kind(record.get("reason", "")), []).append(record)
+    reasons = {
+        str(trial.params["cell"]): str(trial.facts.get("reason", ""))
+        for trial in replay.current()
+        if trial.state == "failed"
+    }
+    kinds: dict[str, list[str]] = {}
+    for cell in sorted(reasons.keys() & missing):
+        kinds.setdefault(_kind(reasons[cell]), []).append(cell)
     return [
         {
             "kind": kind,
             "count": len(group),
-            "cells": [record["trial"] for record in group],
-            "example": group[0].get("reason", "")[:_MAX_EXAMPLE],
+            "cells": group,
+            "example": reasons[group[0]][:_MAX_EXAMPLE],
         }
         for kind, group in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
     ]

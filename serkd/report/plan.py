@@ -11,6 +11,8 @@ from rich.table import Table
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold, select_folds
 from serkd.corpora.protocols import read_folds
+from serkd.events import Observer
+from serkd.report.builtin import use_synthetic
 from serkd.report.variance import smallest_detectable
 from serkd.search.plan import plan_sweep
 from serkd.search.read import read_space
@@ -27,6 +29,7 @@ def make_plan(
     Raises:
         InputError: the file is wrong, or no trial is legal.
     """
+    values = use_synthetic(values, storage, Observer()) if smoke else values
     space, base = read_space(path, values, smoke=smoke)
     if trials is not None:
         budget = space.budget.model_copy(update={"trials": trials})

@@ -6,12 +6,10 @@ from pathlib import Path
 from rich.console import Console
 
 import serkd
-from serkd.corpora.build import build_manifest
-from serkd.corpora.manifest import write_manifest
-from serkd.corpora.synthetic import write_corpus
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.recipe import read_experiment
+from serkd.report.builtin import synthesise_corpus
 from serkd.report.run import run_experiment
 from serkd.report.sealed import open_test
 from serkd.report.sweep import start_sweep
@@ -52,15 +50,3 @@ def run_quickstart(folder: Path, console: Console, observer: Observer) -> None:
     done = start_sweep(space, overrides, None, folder, observer)
     print_sweep(console, done, as_json=False)
     console.print(f"\neverything is below {folder}; run it again and all of it is reused")
-
-
-def synthesise_corpus(folder: Path, observer: Observer) -> Path:
-    """The built-in corpus below a folder, unless it is there; returns its manifest."""
-    path = folder / "corpus" / "manifest.parquet"
-
-    def progress(done: int, total: int) -> None:
-        observer.progress("synthesise", done, total, "files")
-
-    if not path.is_file():
-        write_manifest(build_manifest(write_corpus(path.parent, progress=progress)), path)
-    return path

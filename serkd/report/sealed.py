@@ -30,7 +30,7 @@ class Chosen:
     """What of a run or sweep is evaluated: `models` of an experiment."""
 
     experiment: Experiment
-    fold_choice: str
+    folds: tuple[str, ...]  # names, or "all" alone
     text: str
     models: tuple[str, ...]
 
@@ -52,7 +52,7 @@ def _open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     chosen = _choose(folder, trial)
     storage, experiment = folder.resolve().parent.parent, chosen.experiment
     all_folds = read_folds(experiment.corpus, experiment.protocol)
-    folds = select_folds(all_folds, chosen.fold_choice)
+    folds = [fold for name in chosen.folds for fold in select_folds(all_folds, name)]
     store, graphs = StageStore(storage), [Graph(STAGES, experiment, fold) for fold in folds]
     models = {graph.fold.name: _find_models(graph, store, chosen, folder) for graph in graphs}
     last = MODELS[chosen.models[-1]]
@@ -116,7 +116,7 @@ def _choose(folder: Path, trial: int | None) -> Chosen:
             raise InputError(f"--trial must be left out: {folder} is a run, not a sweep")
         run = read_run(folder)
         choice = run.results["fold_choice"]
-        return Chosen(run.experiment, choice, f"fold {choice}", run.models)
+        return Chosen(run.experiment, (choice,), f"fold {choice}", run.models)
     if (folder / "sweep.json").is_file():
         return _choose_trial(folder, trial)
     raise InputError(
@@ -139,11 +139,15 @@ def _choose_trial(folder: Path, number: int | None) -> Chosen:
             f"got {number}"
         )
     base = build_experiment(sweep["base"], {}, origin=str(folder / "sweep.json"))
-    experiment = build_experiment(
-        base.model_dump(mode="json"), finished[number]["params"], origin="trial"
-    )
-    fold = sweep["space"]["folds"][0]
-    return Chosen(experiment, fold, f"trial {number}", find_models(experiment))
+    text, settings = f"trial {number}", dict(finished[number]["params"])
+    if seeds := sweep["space"].get("seeds"):
+        # the first: a look at each would choose among them by what it sees
+        settings["seed"] = seeds[0]
+        text += f", seed {seeds[0]} of {len(seeds)}"
+    experiment = build_experiment(base.model_dump(mode="json"), settings, origin="trial")
+    choice = sweep["space"]["folds"]
+    folds = ("all",) if choice == "all" else tuple(choice)
+    return Chosen(experiment, folds, text, find_models(experiment))
 
 
 def _find_models(

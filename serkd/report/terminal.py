@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +21,7 @@ from serkd.events import Observer
 from serkd.report.cost import describe_cost
 from serkd.report.tables import results_table
 from serkd.report.units import told_table, unit_warnings, units_table
+from serkd.search.status import Status
 
 _STAGE_WIDTH = 31  # "teacher_outputs inner 10 fold 5"
 
@@ -42,6 +45,7 @@ class Terminal(Observer):
             disable=not console.is_terminal,
         )
         self.current: tuple[str, Any] | None = None
+        self.table: Live | None = None  # of a sweep
 
     def __enter__(self) -> "Terminal":
         self.bar.start()
@@ -49,6 +53,8 @@ class Terminal(Observer):
 
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
+        if self.table is not None:
+            self.table.stop()
 
     def progress(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
         if self.current is None or self.current[0] != stage:
@@ -60,6 +66,18 @@ class Terminal(Observer):
         rate = f"{speed:.1f} {unit}/s" if speed else unit
         self.bar.update(task, completed=done, rate=f"{rate}, {note}" if note else rate)
 
+    def sweep(self, status: Status) -> None:
+        """A table below all lines, on a terminal only; at most one a second is drawn."""
+        if not self.console.is_terminal:
+            return
+        self._clear()
+        table = status_table("sweep", status)
+        if self.table is None:
+            self.table = Live(table, console=self.console, refresh_per_second=1, transient=True)
+            self.bar.stop()
+            self.table.start()
+        self.table.update(table)
+
     def _clear(self) -> None:
         if self.current is not None:
             self.bar.remove_task(self.current[1])
@@ -69,6 +87,28 @@ class Terminal(Observer):
         self._clear()
         how = f"stored (took {seconds:.1f} s)" if is_cached else f"computed in {seconds:.1f} s"
         self.console.print(f"  {name:<{_STAGE_WIDTH}} {key[:12]}  {how}", highlight=False)
+
+
+def status_table(name: str, status: Status) -> Table:
+    """How a sweep stands, in one line of a table."""
+    counts = status.counts
+    table = Table(title=name, title_justify="left")
+    cells = {
+        "done": f"{status.num_done}/{status.total}",
+        "running": str(counts["running"]),
+        "pruned": str(counts["pruned"]),
+        "failed": str(counts["failed"]),
+        "best": "-",
+        "trials/h": "-" if status.trials_per_hour is None else f"{status.trials_per_hour:.0f}",
+        "left": "-" if status.left_s is None else str(timedelta(seconds=round(status.left_s))),
+        "stages reused": "-" if status.reuse is None else f"{100 * status.reuse:.0f} %",
+    }
+    if status.best is not None:
+        cells["best"] = f"{status.best.value:.4f} (trial {status.best.number})"
+    for column in cells:
+        table.add_column(column, justify="right")
+    table.add_row(*cells.values())
+    return table
 
 
 def trials_table(trials: Sequence[Mapping[str, Any]], objective: str) -> Table:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import optuna
 from optuna.samplers import (
     BaseSampler,
-    BruteForceSampler,
     GPSampler,
     NSGAIISampler,
     QMCSampler,
@@ -19,8 +18,9 @@ from serkd.search.space import Space
 
 _STARTUP_TRIALS = 5
 
-# named by a space; each is given the seed. Keys that a sampler cannot relate to others
-# (conditional ones; for qmc all choices) it draws at random, which is no reason for a warning each
+# named by a space, apart from a grid, which is a list; each is given the seed. Keys that a sampler
+# cannot relate to others (conditional ones; for qmc all choices) it draws at random, which is no
+# reason for a warning each
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, constant_liar=True),
     "random": lambda seed: RandomSampler(seed=seed),
@@ -31,7 +31,6 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
         seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
     ),
     "nsga2": lambda seed: NSGAIISampler(seed=seed),
-    "grid": lambda seed: BruteForceSampler(seed=seed),
 }
 
 

@@ -149,6 +149,11 @@ class Space(Section):
                 "objective must have one of dev_uar, dev_war, dev_wf1 (the smallest model "
                 f"knows nothing), got {list(self.objective)}"
             )
+        elif not self.objective[0].startswith("dev_"):
+            problems.append(
+                "objective must begin with one of dev_uar, dev_war, dev_wf1 (the first says which "
+                f"trial is best), got {list(self.objective)}"
+            )
         if self.is_pareto and self.scheduler.name != "none":
             problems.append(
                 "scheduler.name must be 'none' with several objectives (no trial is worse than "

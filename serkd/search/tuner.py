@@ -7,40 +7,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
-import ray
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search.optuna import OptunaSearch
-
 from serkd import runtime
 from serkd.config import Experiment
-from serkd.corpora.folds import Fold, select_folds
+from serkd.corpora.folds import Fold
 from serkd.devices import choose_device
-from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.search.asha import Rungs, asha_rungs, median_rungs
+from serkd.search.capacity import count_slots, require_fit
+from serkd.search.engine import Listener
+from serkd.search.grid import list_cells
 from serkd.search.ledger import Ledger
-from serkd.search.record import LedgerCallback
-from serkd.search.samplers import build_sampler
-from serkd.search.space import Space
-from serkd.search.suggest import suggest
-from serkd.search.trial import TrialSpec, run_trial
+from serkd.search.limits import Limits
+from serkd.search.prepare import compute_first, is_stored
+from serkd.search.proposals import Listed, Proposal, Proposals
+from serkd.search.replay import Replay
+from serkd.search.runner import run_trials
+from serkd.search.space import Scheduler, Space
+from serkd.search.study import Search
+from serkd.search.trial import ExperimentJudge, Plan, TrainExperiment, count_steps, plan_trials
 from serkd.stages.catalogue import STAGES, STUDENT, find_prefix
-from serkd.stages.context import Compute, Ref
+from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
-from serkd.stages.key import compute_key
 from serkd.stages.store import StageStore
-from serkd.storage.mirror import locate, name_storage
+from serkd.storage.mirror import name_storage
 
-_DONE = ("finished", "pruned", "failed")
 _SCALES = ("units.layers", "units.num_clusters")  # decide which scales there are
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's files: ledger.jsonl, study.journal, tune/, tensorboard/."""
+    """A sweep's files: sweep.json, ledger.jsonl, study.journal, logs/, tensorboard/."""
 
     name: str
     folder: Path
@@ -51,10 +47,6 @@ class Sweep:
     def ledger(self) -> Ledger:
         return Ledger(self.folder / "ledger.jsonl")
 
-    def finished(self) -> list[dict[str, Any]]:
-        """Trials that need not run again."""
-        return [trial for trial in self.ledger.trials() if trial["state"] in _DONE]
-
     def best(self) -> dict[str, Any] | None:
         """The finished trial with the highest objective; a pruned one published no student."""
         finished = [trial for trial in self.ledger.trials() if trial["state"] == "finished"]
@@ -62,105 +54,105 @@ class Sweep:
 
 
 def open_sweep(name: str, space: Space, base: Experiment, storage: Path) -> Sweep:
-    """The same space and base always have the same folder; more trials may be asked for later."""
-    asked = {
-        "space": space.model_dump(mode="json", exclude={"budget"}),
-        "base": base.model_dump(mode="json"),
-    }
-    return Sweep(name, storage / "sweeps" / f"{name}-{compute_key(asked)[:8]}", space, base)
+    """A sweep is named by its file; what the file says may change (see `reconcile`)."""
+    return Sweep(name, storage / "sweeps" / name, space, base)
 
 
 def run_sweep(
     sweep: Sweep,
-    fold: Fold,
+    folds: Sequence[Fold],
     storage: Path,
     observer: Observer,
-    watch: Callable[[Path, str], Observer],
-) -> list[dict[str, Any]]:
-    """Run the trials that are still missing; returns all trials of the sweep.
+    watch: Callable[[Path, int], Observer],
+    listeners: Sequence[Listener] = (),
+) -> Replay:
+    """Run the trials that are still missing; returns what the ledger then says.
 
-    `watch` makes a further observer for a trial, from the folder for events and the trial's id.
+    `watch` makes a further observer for a trial, from the sweep's folder and the trial's number.
+    The caller holds the ledger's lock.
 
     Raises:
         InputError: the backbone does not fit, or a trial cannot fit the cluster.
+        SweepError: see `run_trials`.
     """
-    missing = sweep.space.budget.trials - len(sweep.finished())
-    if missing <= 0:
-        return sweep.ledger.trials()
+    replay = sweep.ledger.replay()
+    is_interrupted = any(trial.state == "running" for trial in replay.current())
+    if len(replay.ended()) >= sweep.space.budget.trials and not is_interrupted:
+        return replay
     runtime.start_ray()
-    concurrent = _max_concurrent(sweep)
-    _prepare_shared(sweep, fold, StageStore(storage), observer)
-    _close_lost(sweep)
-    spec = TrialSpec(
+    require_fit(sweep.space.resources, sweep.base.train)
+    store, plan = StageStore(storage), plan_trials(sweep.space, sweep.base, folds)
+    judge = ExperimentJudge(sweep.space, sweep.base, len(folds[0].manifest.class_names))
+    sweep.ledger.append(
+        {
+            "event": "opened",
+            "time": time.time(),
+            "seed": sweep.space.seed,
+            "seeds": plan.seeds,
+            "folds": [fold.name for fold in plan.folds],
+            "sampler": sweep.space.sampler,
+        }
+    )
+    _prepare_shared(sweep, plan, store, observer)
+    train = TrainExperiment(
         base=sweep.base,
-        fold=fold,
+        plan=plan,
+        objective=sweep.space.objective,
         storage=name_storage(storage),
         num_threads=sweep.space.resources.cpu,
-        events=(sweep.folder / "tensorboard").relative_to(storage).as_posix(),
+        sweep=sweep.folder.relative_to(storage).as_posix(),
         watch=watch,
     )
-    _build_tuner(sweep, spec, missing, concurrent).fit()
-    return sweep.ledger.trials()
+    budget = sweep.space.budget
+    num_steps = count_steps(sweep.space, sweep.base, len(folds))
+    return run_trials(
+        sweep.folder,
+        _list_proposals(sweep, replay, judge),
+        train,
+        sweep.space.resources,
+        partial(count_slots, sweep.space.resources, sweep.base.train),
+        rungs=choose_rungs(sweep.space.scheduler, num_steps),
+        limits=Limits(budget.trials, budget.hours, budget.disk_gb, store.root),
+        is_there=partial(is_stored, store),
+        listeners=listeners,
+    )
 
 
-def _close_lost(sweep: Sweep) -> None:
-    """Trials that a killed driver left running are lost; others are proposed in their place."""
-    for trial in sweep.ledger.trials():
-        if trial["state"] == "running":
-            sweep.ledger.append({"trial": trial["trial"], "state": "lost", "time": time.time()})
+def _list_proposals(sweep: Sweep, replay: Replay, judge: ExperimentJudge) -> Proposals:
+    """The cells of a grid, or what Optuna proposes."""
+    space = sweep.space
+    if space.sampler != "grid":
+        return Search(space, sweep.name, sweep.folder / "study.journal", replay, judge)
+    cells: dict[str, Proposal] = {}
+    for params in list_cells(space.space):
+        if judge.find_broken(params) is None:
+            cells.setdefault(judge.name(params), Proposal(params))
+    return Listed(list(cells.values())[: space.budget.trials])
 
 
-def choose_fold(folds: Sequence[Fold], names: Sequence[str]) -> Fold:
-    """The fold that all trials of a sweep are run on."""
-    if names == "all" or len(names) > 1:
-        raise InputError(f"folds must be one fold's name in a search space, got {names!r}")
-    (fold,) = select_folds(folds, names[0])
-    return fold
+def choose_rungs(scheduler: Scheduler, num_steps: int) -> Rungs | None:
+    """Where trials are compared; None where none is stopped early."""
+    if scheduler.name == "none":
+        return None
+    grace = scheduler.grace_epochs if scheduler.fidelity == "epoch" else 1
+    if scheduler.name == "median":
+        return median_rungs(grace, num_steps)
+    return asha_rungs(grace, scheduler.reduction_factor, num_steps)
 
 
-def list_ignored(space: Space) -> list[str]:
-    """Settings that `serkd plan` counts with and a sweep does not follow yet."""
-    scheduler = space.scheduler
-    ignored = {
-        "constraints": bool(space.constraints),
-        f"objective after {space.objective[0]}": len(space.objective) > 1,
-        "seeds": space.seeds is not None,
-        "scheduler.name: median": scheduler.name == "median",
-        "scheduler.fidelity: fold": scheduler.name != "none" and scheduler.fidelity == "fold",
-        "budget.hours": space.budget.hours is not None,
-        "budget.disk_gb": space.budget.disk_gb is not None,
-    }
-    return [name for name, is_there in ignored.items() if is_there]
-
-
-def _max_concurrent(sweep: Sweep) -> int:
-    """How many trials fit the cluster, with the workers that each starts besides itself."""
-    train, own = sweep.base.train, sweep.space.resources
-    workers = train.num_workers if train.num_workers > 1 else 0
-    needs = {"CPU": float(own.cpu), "GPU": float(own.gpu)}
-    for name, value in (train.resources_per_worker or {"CPU": 1.0}).items():
-        needs[name] = needs.get(name, 0.0) + workers * value
-    cluster = ray.cluster_resources()
-    fits = [cluster.get(name, 0) / need for name, need in needs.items() if need]
-    if min(fits) < 1:
-        asked = " and ".join(f"{need:g} {name}s" for name, need in needs.items())
-        there = " and ".join(f"{cluster.get(name, 0):g}" for name in needs)
-        raise InputError(f"a trial must fit the cluster: it needs {asked}, the cluster has {there}")
-    return int(min(fits))
-
-
-def _prepare_shared(sweep: Sweep, fold: Fold, store: StageStore, observer: Observer) -> None:
+def _prepare_shared(sweep: Sweep, plan: Plan, store: StageStore, observer: Observer) -> None:
     """Compute the stages that no searched key touches once, with the whole machine."""
-    graph = Graph(STAGES, sweep.base, fold)
-    graph.check([STUDENT])
-    shared = [ref for ref in graph.closure([STUDENT]) if not _is_touched(graph, ref, sweep.space)]
-    device = choose_device(sweep.base.train.device)
-    actors = runtime.cluster_actors(is_shared=store.mirror is None)
-    compute = Compute(*actors, device=device)
-    try:
-        graph.run(shared, store, compute, observer)
-    finally:
-        compute.close()
+    graphs = [
+        Graph(STAGES, sweep.base.model_copy(update={"seed": seed}), fold)
+        for fold, seed in plan.cells
+    ]
+    for graph in graphs:
+        graph.check([STUDENT])
+    wanted = [
+        (graph, [r for r in graph.closure([STUDENT]) if not _is_touched(graph, r, sweep.space)])
+        for graph in graphs
+    ]
+    compute_first(wanted, store, choose_device(sweep.base.train.device), observer)
 
 
 def _is_touched(graph: Graph, ref: Ref, space: Space) -> bool:
@@ -180,73 +172,9 @@ def _overlap(used: str, dotted: str) -> bool:
     return f"{dotted}.".startswith(f"{used}.") or f"{used}.".startswith(f"{dotted}.")
 
 
-def _build_tuner(sweep: Sweep, spec: TrialSpec, missing: int, concurrent: int) -> tune.Tuner:
-    resources = sweep.space.resources
-    place, filesystem = locate(sweep.folder / "tune")
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, spec=spec), {"cpu": resources.cpu, "gpu": resources.gpu}
-    )
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=build_search(sweep),
-            scheduler=_build_scheduler(sweep),
-            num_samples=missing,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=f"run-{time.time_ns()}",
-            storage_path=place,
-            storage_filesystem=filesystem,
-            callbacks=[LedgerCallback(sweep.ledger)],
-            verbose=0,
-        ),
-    )
-
-
-def build_search(sweep: Sweep) -> OptunaSearch:
-    """Optuna over a journal that other tools can open; trials a crash left running are closed."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(sweep.folder / "study.journal")))
-    study = optuna.create_study(
-        storage=storage, study_name=sweep.name, direction="maximize", load_if_exists=True
-    )
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    # another seed for each start, or a resumed random search would repeat itself
-    seed = sweep.space.seed + len(study.get_trials(deepcopy=False))
-    return OptunaSearch(
-        partial(suggest, dimensions=sweep.space.space),
-        metric=sweep.space.objective[0],
-        mode="max",
-        sampler=build_sampler(sweep.space.sampler, seed),
-        study_name=sweep.name,
-        storage=storage,
-    )
-
-
-def _build_scheduler(sweep: Sweep) -> TrialScheduler:
-    scheduler = sweep.space.scheduler
-    if scheduler.name != "asha":
-        return FIFOScheduler()
-    epochs = sweep.base.student.fit.epochs
-    return AsyncHyperBandScheduler(
-        time_attr="epoch",
-        metric=sweep.space.objective[0],
-        mode="max",
-        # one more than there are: at max_t Tune would stop a trial before it publishes
-        max_t=epochs + 1,
-        grace_period=min(scheduler.grace_epochs, epochs),
-        reduction_factor=scheduler.reduction_factor,
-    )
-
-
 def sharing(trials: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """(stage requests, stages computed) of all trials that got so far."""
-    counted = [trial for trial in trials if "stage_requests" in trial]
     return (
-        sum(trial["stage_requests"] for trial in counted),
-        sum(trial["stages_computed"] for trial in counted),
+        sum(trial["stage_requests"] for trial in trials),
+        sum(trial["stages_computed"] for trial in trials),
     )

@@ -52,12 +52,14 @@ class Ref:
 class Compute:
     """What a process may use; never part of a key.
 
-    `num_actors` = 0 works in this process, for trials, which have a slice of their own.
+    `num_actors` = 0 works in this process, for trials, which have a slice of their own. Who does
+    not wait for a stage that another process computes is told by a StageBusyError.
     """
 
     num_actors: int = 0
     num_gpus: float = 0.0
     device: str = "cpu"
+    waits: bool = True
 
     @property
     def actor_device(self) -> str:

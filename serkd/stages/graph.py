@@ -209,7 +209,8 @@ class Graph:
             # every process takes them in this order, so that none waits for another in a circle
             for ref in sorted(group, key=self.key):
                 name, work = f"{ref.stage}-{self.key(ref)}", store.work(ref.stage, self.key(ref))
-                held.enter_context(hold(name, work.with_name(f"{work.name}.lock")))
+                lock = work.with_name(f"{work.name}.lock")
+                held.enter_context(hold(name, lock, waits=compute.waits))
             missing = [ref for ref in group if store.find(ref.stage, self.key(ref)) is None]
             contexts = {
                 ref: self._context(ref, artifacts, store, compute, observer) for ref in missing

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -19,6 +19,14 @@ _ACTOR = "serkd-leases"
 _EXPIRES_AFTER_S = 30.0
 _RENEW_EVERY_S = 5.0
 _ASK_EVERY_S = 0.5
+
+
+class StageBusyError(RuntimeError):
+    """Another process computes the stage of `key`, and the caller did not want to wait for it."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 class LeaseTable:
@@ -43,19 +51,25 @@ class LeaseTable:
 
 
 @contextmanager
-def hold(key: str, lock_path: Path) -> Iterator[None]:
-    """Hold the lease of `key` while the block runs; wait for it first."""
-    with _cluster_lease(key), _file_lock(lock_path):
+def hold(key: str, lock_path: Path, *, waits: bool = True) -> Iterator[None]:
+    """Hold the lease of `key` while the block runs; wait for it first.
+
+    Raises:
+        StageBusyError: somebody holds it and `waits` is False.
+    """
+    with _cluster_lease(key, waits=waits), _file_lock(lock_path, key, waits=waits):
         yield
 
 
 @contextmanager
-def _cluster_lease(key: str) -> Iterator[None]:
+def _cluster_lease(key: str, *, waits: bool) -> Iterator[None]:
     if not ray.is_initialized():
         yield
         return
     holder = uuid.uuid4().hex
     while not _ask(key, holder):
+        if not waits:
+            raise StageBusyError(key)
         time.sleep(_ASK_EVERY_S)
     done = threading.Event()
     renewing = threading.Thread(target=_renew, args=(key, holder, done), daemon=True)
@@ -65,7 +79,8 @@ def _cluster_lease(key: str) -> Iterator[None]:
     finally:
         done.set()
         renewing.join()
-        ray.get(_table().release.remote(key, holder))
+        with suppress(ray.exceptions.RayActorError):  # gone, and the lease with it
+            ray.get(_table().release.remote(key, holder))
 
 
 def _table() -> ray.actor.ActorHandle:
@@ -87,10 +102,13 @@ def _renew(key: str, holder: str, done: threading.Event) -> None:
 
 
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
+def _file_lock(path: Path, key: str, *, waits: bool) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageBusyError(key) from None
         yield  # closing the file unlocks it
 
 

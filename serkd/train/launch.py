@@ -90,9 +90,9 @@ def _scale(settings: config.Train) -> ray.train.ScalingConfig:
     count, asked = settings.num_workers, settings.resources_per_worker
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = asked or {"CPU": 1.0, **({} if settings.device == "cpu" else {"GPU": 1.0})}
-    if asked is None and settings.device == "auto" and _count_fitting(nodes, needs) < count:
+    if asked is None and settings.device == "auto" and count_fitting(nodes, needs) < count:
         needs = {"CPU": 1.0}
-    if (most := _count_fitting(nodes, needs)) < count:
+    if (most := count_fitting(nodes, needs)) < count:
         have = "; ".join(
             ", ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes
         )
@@ -106,9 +106,14 @@ def _scale(settings: config.Train) -> ray.train.ScalingConfig:
     )
 
 
-def _count_fitting(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
-    """How many workers the nodes hold; each is on one node."""
-    return sum(min(int(node.get(name, 0) / need) for name, need in needs.items()) for node in nodes)
+def count_fitting(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """How many workers, or trials, the nodes hold; each is on one node.
+
+    A third of a GPU goes three times into one: shares are rounded before they are counted.
+    """
+    return sum(
+        min(int(node.get(name, 0) / need + 1e-6) for name, need in needs.items()) for node in nodes
+    )
 
 
 def _worker_loop(settings: Mapping[str, Any]) -> str | None:

@@ -46,13 +46,15 @@ class Planted:
     utterances: int = 200  # of a speaker
     computed: list[str] = field(default_factory=list)
     stop_after: int | None = None
+    stop_with: type[BaseException] = KeyboardInterrupt
 
-    def compute(self, cells: Sequence[Cell]) -> None:
+    def compute(self, cells: Sequence[Cell], arms: Mapping[str, str]) -> None:
+        assert all(cell.name in arms for cell in cells)
         for cell in cells:
             if cell.name in self.computed:
                 continue
             if self.stop_after is not None and len(self.computed) >= self.stop_after:
-                raise KeyboardInterrupt
+                raise self.stop_with
             self.computed.append(cell.name)
 
     def outcome(self, cell: Cell) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from planted import Planted, planted_study, run_planted
 
+from serkd.errors import SweepError
 from serkd.report.answer import write_report
 from serkd.report.paired import add_verdicts
 from serkd.report.statistics import corrected_t_test, equivalence_p
@@ -103,6 +104,15 @@ def _without_times(report: Any) -> Any:  # noqa: ANN401  any tree of JSON
     if isinstance(report, dict):
         return {k: _without_times(v) for k, v in report.items() if not k.startswith("seconds")}
     return [_without_times(each) for each in report] if isinstance(report, list) else report
+
+
+def test_a_sweep_that_stops_leaves_a_partial_report(tmp_path: Path) -> None:
+    file = {"design": "list", "arms": {"wide": {"student.width": 256}, "plain": {}}}
+    source = Planted({}, stop_after=4, stop_with=SweepError)
+    with pytest.raises(SweepError):
+        run_planted(file, source, tmp_path / "x", 5)
+    report = json.loads((tmp_path / "x" / "report" / "report.json").read_text())
+    assert report["num_cells"] == 10
 
 
 def test_killed_in_the_middle_and_started_again_the_report_is_the_same(

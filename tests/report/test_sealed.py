@@ -23,7 +23,7 @@ from serkd.errors import InputError, SealedError
 from serkd.events import Observer
 from serkd.report.run import run_experiment
 from serkd.report.sealed import open_test
-from serkd.search.trial import TrialSpec
+from serkd.search.trial import Plan, TrainExperiment
 from serkd.stages.catalogue import STUDENT
 from serkd.stages.context import Compute
 from serkd.stages.store import StageStore
@@ -214,7 +214,7 @@ def _write_sweep(mine: Path, tiny: Experiment, states: list[tuple[str, float]]) 
     described = {"base": tiny.model_dump(mode="json"), "space": {"folds": ["1"]}}
     (folder / "sweep.json").write_text(json.dumps(described))
     lines = [
-        {"trial": i, "state": state, "value": value, "params": {"seed": i}}
+        {"event": state, "trial": i, "time": 0.0, "value": value, "params": {"seed": i}}
         for i, (state, value) in enumerate(states)
     ]
     (folder / "ledger.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -238,13 +238,17 @@ def test_of_a_sweep_the_best_finished_trial_is_tested(mine: Path, tiny: Experime
 def test_a_trial_is_sent_no_test_label(tiny: Experiment) -> None:
     """All that reaches a trial is its spec: nothing in it gives a test label away."""
     fold = read_folds(tiny.corpus, tiny.protocol)[0]
-    spec = TrialSpec(tiny, fold, "storage", 1, "events", lambda folder, trial: Observer())
-    for utt_id in spec.fold.test:
+    plan = Plan((fold,), (0,), "epoch", 2)
+    spec = TrainExperiment(
+        tiny, plan, ("dev_uar",), "storage", 1, "sweeps/s", lambda folder, number: Observer()
+    )
+    (sent,) = spec.plan.folds
+    for utt_id in sent.test:
         with pytest.raises(SealedError):
-            spec.fold.manifest.labels([utt_id])
-        assert spec.fold.manifest.by_id[utt_id].emotion == ""
+            sent.manifest.labels([utt_id])
+        assert sent.manifest.by_id[utt_id].emotion == ""
     # nor does another fold built from the same manifest object bring labels back
-    again = replace(spec.fold, name="again")
+    again = replace(sent, name="again")
     with pytest.raises(SealedError):
         again.manifest.labels(again.test)
 

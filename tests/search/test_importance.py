@@ -93,10 +93,10 @@ def _write_sweep(folder: Path, base: Experiment) -> None:
     (folder / "sweep.json").write_text(json.dumps(about))
     params, values = _trials(20)
     records = [
-        {"trial": i, "state": "finished", "params": p, "value": v, "time": float(i)}
+        {"trial": i, "event": "finished", "params": p, "value": v, "time": float(i)}
         for i, (p, v) in enumerate(zip(params, values, strict=True))
     ]
-    records.append({**records[0], "trial": 20, "state": "pruned", "value": 9.0})
+    records.append({**records[0], "trial": 20, "event": "pruned", "value": 9.0})
     (folder / "ledger.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
 
 

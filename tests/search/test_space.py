@@ -13,10 +13,7 @@ from serkd.errors import InputError
 from serkd.recipe import build_experiment, read_experiment
 from serkd.search.dimension import Dimension
 from serkd.search.read import read_space
-from serkd.search.space import Space
 from serkd.search.suggest import decode_params, suggest
-from serkd.search.tuner import list_ignored
-from serkd.section import validate
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
@@ -276,17 +273,3 @@ def test_a_space_may_write_numbers_as_1e_4(tmp_path: Path) -> None:
 def test_unknown_keys_of_a_space_are_refused_with_the_nearest(tmp_path: Path) -> None:
     problems = _problems(tmp_path, {"distill.alpha": {"choice": [0.5]}}, budgte={})
     assert "budgte: unknown key; did you mean 'budget'?" in problems[0]
-
-
-def test_a_sweep_names_what_it_does_not_follow() -> None:
-    plain = {"base": "x.yaml", "space": {"distill.alpha": {"float": [0.1, 0.9]}}}
-    assert list_ignored(validate(Space, plain, "space")) == []
-    rich = {
-        **plain,
-        "constraints": [{"value": "parameters", "max": 1e6}],
-        "seeds": [0, 1],
-        "scheduler": {"name": "median", "fidelity": "epoch"},
-        "budget": {"trials": 2, "hours": 1.0},
-    }
-    named = {"constraints", "seeds", "scheduler.name: median", "budget.hours"}
-    assert set(list_ignored(validate(Space, rich, "space"))) == named
