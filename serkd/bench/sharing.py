@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, measure, print Markdown; `--json FILE` writes everything."""
     parser = argparse.ArgumentParser(prog="python -m serkd.bench sharing", description=__doc__)
     parser.add_argument("--trials", type=int, default=32, help="the first of the grid's 32")
-    parser.add_argument("--student-epochs", type=int, default=4)
+    parser.add_argument("--student-epochs", type=int, default=8)
     parser.add_argument("--cpus", type=int, help="of the cluster; default the machine's")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--json", type=Path, help="write all numbers here")
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _measure(folder: Path, trials: int, epochs: int, settings: Sequence[str]) -> dict[str, Any]:
     manifest = folder / "corpus" / "manifest.parquet"
-    size = {"num_speakers": _SPEAKERS, "utterances_per_emotion": _TAKES}
-    write_manifest(build_manifest(write_corpus(manifest.parent, **size)), manifest)
+    sources = write_corpus(manifest.parent, num_speakers=_SPEAKERS, utterances_per_emotion=_TAKES)
+    write_manifest(build_manifest(sources), manifest)
     own = {"corpus.manifest": manifest, "student.fit.epochs": epochs}
     recipe = find_file("jobs/recipes/quickstart.yaml")
     base = read_experiment(recipe, [*(f"{key}={value}" for key, value in own.items()), *settings])
