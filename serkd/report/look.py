@@ -23,6 +23,7 @@ from serkd.storage.mirror import find_mirror
 from serkd.storage.sync import open_folder, pull
 
 _FETCH_EVERY_S = 60.0
+_READ = ("ledger.jsonl", "sweep.json", "folds.json")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Look:
             InputError: there is no such trial.
         """
         self._require(number)
+        pull(log_path(self.folder / "logs", number))
         return explain(self.replay, number, self.rungs, self.folder / "logs")
 
     def read_log(self, number: int, lines: int) -> list[str]:
@@ -77,6 +79,7 @@ class Look:
         """
         self._require(number)
         path = log_path(self.folder / "logs", number)
+        pull(path)
         if not path.is_file():
             raise InputError(f"trial {number} must have run to have a log, there is no {path}")
         return read_tail(path, lines)
@@ -95,7 +98,8 @@ def open_look(sweep: Path, storage: Path) -> Look:
         InputError: there is none.
     """
     for folder in (open_folder(sweep), storage / "sweeps" / sweep):
-        pull(folder)
+        for name in _READ:  # and not the events of all trials
+            pull(folder / name)
         if (folder / "ledger.jsonl").is_file():
             return Look(folder)
     names = sorted(path.parent.name for path in storage.glob("sweeps/*/ledger.jsonl"))

@@ -8,6 +8,7 @@ a new `Tuner` for what the ledger says is missing.
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -35,6 +36,8 @@ from serkd.search.space import Resources
 from serkd.storage.mirror import find_mirror, locate, name_storage
 
 _COUNT_EVERY_S = 10.0
+# what Ray says when it kills for want of memory; of any death it says that it may have been for it
+_NO_MEMORY = re.compile(r"low on memory|out of memory", re.IGNORECASE)
 
 
 def run_trials(
@@ -185,7 +188,8 @@ class _Watcher(tune.Callback):
     ) -> None:
         error = trial.get_pickled_error() or trial.get_error()
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else "unknown"
-        is_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "memory" in str(error)
+        is_memory = isinstance(error, ray.exceptions.OutOfMemoryError)
+        is_memory = is_memory or _NO_MEMORY.search(str(error)) is not None
         self.engine.died(trial.trial_id, reason, is_out_of_memory=is_memory)
 
 

@@ -84,7 +84,8 @@ def explain(replay: Replay, number: int, rungs: Rungs | None, logs: Path) -> lis
     """Why a trial ended as it did, or what it waits for; a line for each fact."""
     trial = replay.trials[number]
     lines = [f"trial {number}: {trial.state}"]
-    lines += [f"  {name} = {value!r}" for name, value in trial.params.items()]
+    settings = {**trial.label, **trial.params}
+    lines += [f"  {name} = {value!r}" for name, value in settings.items()]
     facts = trial.facts
     if trial.state == "pruned":
         lines += _explain_rung(replay, trial, rungs)

@@ -67,7 +67,7 @@ def _most_epochs(space: Space, base: Experiment) -> int:
 
 
 def count_steps(space: Space, base: Experiment, num_folds: int) -> int:
-    """Of a trial that is not stopped, where a protocol has so many folds: see `Plan.num_steps`."""
+    """Of a trial that is not stopped, where a protocol has so many folds: see `Plan.step`."""
     cells = (num_folds if space.folds == "all" else len(space.folds)) * len(space.seeds or (0,))
     return cells * (_most_epochs(space, base) if space.scheduler.fidelity == "epoch" else 1)
 

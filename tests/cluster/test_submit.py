@@ -7,13 +7,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from heads import TOKEN, environment, head
+from typer.testing import CliRunner
 
+from serkd.cli import app
 from serkd.errors import InputError
 from serkd.search.ledger import Ledger
-from serkd.search.submit import Head
+from serkd.search.submit import Head, Submission
 
 pytestmark = pytest.mark.slow
 
@@ -124,3 +127,40 @@ def test_what_other_machines_could_not_find_is_refused_at_once(checkout: Path) -
     assert result.returncode == 2
     for problem in ("SPACE must be below", "--storage must be s3://", "must be a full path"):
         assert problem in result.stderr
+
+
+class _Sent:
+    """Stands for a head; keeps what it was sent."""
+
+    jobs: ClassVar[list[Submission]] = []
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def submit(self, job: Submission) -> str:
+        self.jobs.append(job)
+        return "one"
+
+    def how_to_return(self, job_id: str) -> str:
+        return job_id
+
+
+def test_a_reduced_sweep_is_sent_without_a_corpus(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job makes the built-in one; without --smoke a path of this machine is refused."""
+    monkeypatch.setattr("serkd.search.submit.Head", _Sent)
+    monkeypatch.chdir(checkout)
+    recipe = json.loads((checkout / "tiny.yaml").read_text())
+    recipe["corpus"]["manifest"] = "mine.parquet"
+    (checkout / "tiny.yaml").write_text(json.dumps(recipe))
+    words = ["submit", "space.yaml", "--address", "http://head:1", "--storage", "/shared"]
+    found = CliRunner().invoke(app, [*words, "--smoke", "--no-wait"])
+    assert found.exception is None, found.exception
+    assert _Sent.jobs[-1].command[2:] == [
+        *("serkd", "sweep", "space.yaml", "--storage", "/shared", "--smoke")
+    ]
+    refused = CliRunner().invoke(app, [*words, "--no-wait"])
+    assert isinstance(refused.exception, InputError)
+    assert "corpus.manifest must be a full path" in str(refused.exception)
+    assert len(_Sent.jobs) == 1

@@ -208,10 +208,12 @@ def test_what_is_no_finished_run_or_sweep_is_refused(mine: Path, tmp_path: Path)
     assert not _log(mine).exists()
 
 
-def _write_sweep(mine: Path, tiny: Experiment, states: list[tuple[str, float]]) -> Path:
+def _write_sweep(
+    mine: Path, tiny: Experiment, states: list[tuple[str, float]], folds: Sequence[str] = ("1",)
+) -> Path:
     folder = mine.parent.parent / "sweeps" / "alphas-1234"
     folder.mkdir(parents=True)
-    described = {"base": tiny.model_dump(mode="json"), "space": {"folds": ["1"]}}
+    described = {"base": tiny.model_dump(mode="json"), "space": {"folds": [*folds]}}
     (folder / "sweep.json").write_text(json.dumps(described))
     lines = [
         {"event": state, "trial": i, "time": 0.0, "value": value, "params": {"seed": i}}
@@ -219,6 +221,13 @@ def _write_sweep(mine: Path, tiny: Experiment, states: list[tuple[str, float]]) 
     ]
     (folder / "ledger.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return folder
+
+
+def test_every_fold_of_a_sweep_is_asked_for(mine: Path, tiny: Experiment) -> None:
+    folder = _write_sweep(mine, tiny, [("finished", 0.5)], ["1", "2"])
+    with pytest.raises(InputError, match="student of fold 2 must be stored"):
+        open_test(folder, None)
+    assert not _log(mine).exists()
 
 
 def test_of_a_sweep_the_best_finished_trial_is_tested(mine: Path, tiny: Experiment) -> None:

@@ -11,18 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import ray
 
 from serkd.errors import InputError, SweepError
 from serkd.search.capacity import count_slots, require_fit
+from serkd.search.engine import Engine
 from serkd.search.ledger import Ledger
 from serkd.search.limits import Limits
 from serkd.search.proposals import Listed, Proposal
 from serkd.search.replay import Replay
 from serkd.search.reports import Reports, Train
-from serkd.search.runner import run_trials
+from serkd.search.runner import _Watcher, run_trials
 from serkd.search.space import Resources
 
 pytestmark = pytest.mark.slow
@@ -90,6 +92,43 @@ def test_each_accident_ends_one_trial_with_its_reason(ray_cluster: None, tmp_pat
     assert events["started", 4] == 2  # under its number, with its parameters
     assert events["started", 5] == 3
     assert all(events["proposed", number] == 1 for number in range(7))
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (
+            ray.exceptions.OutOfMemoryError("killed due to the node running low on memory"),
+            "failed",
+            "out of memory: killed due to the node running low on memory",
+        ),
+        (
+            RuntimeError(
+                "the process is dead: (1) by SIGKILL due to high memory usage, (2) by you"
+            ),
+            "preempted",
+            "the process is dead: (1) by SIGKILL due to high memory usage, (2) by you",
+        ),
+    ],
+)
+def test_who_is_killed_for_its_memory_would_be_again(
+    tmp_path: Path, error: Exception, state: str, reason: str
+) -> None:
+    class Dead:
+        trial_id = "a"
+
+        def get_pickled_error(self) -> Exception:
+            return error
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    proposals = Listed([Proposal({"i": 0})])
+    engine = Engine(ledger, proposals, ONE, lambda: 1, None, Limits(), lambda key: False, ())
+    assert engine.next_trial("a") is not None
+    engine.started("a")
+    _Watcher(engine).on_trial_error(0, [], cast(Any, Dead()))
+    (trial,) = ledger.replay().current()
+    assert (trial.state, trial.facts["reason"]) == (state, reason)
+    assert (engine.next_trial("b") is not None) == (state == "preempted")
 
 
 def test_a_bug_common_to_all_trials_stops_the_sweep(ray_cluster: None, tmp_path: Path) -> None:
@@ -268,8 +307,6 @@ def _start_driver(
     folder: Path, code: str = _DRIVER, address: str | None = None
 ) -> subprocess.Popen[bytes]:
     """A driver in its own process, on the cluster of the tests or another one."""
-    import ray
-
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,

@@ -16,6 +16,7 @@ from serkd.corpora.protocols import read_folds
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.recipe import build_experiment
+from serkd.report.sealed import open_test
 from serkd.report.sweep import start_sweep
 from serkd.search.curves import read_curves
 from serkd.search.ledger import Ledger
@@ -346,6 +347,9 @@ def test_every_trial_is_run_on_all_folds_and_seeds_and_its_value_is_their_mean(
     rungs = [r for r in swept.ledger.read() if r["event"] == "rung" and r["trial"] == 0]
     expected = {1: values[0], 2: sum(values[:2]) / 2}
     assert {r["step"]: r["value"] for r in rungs} == pytest.approx(expected)
+    tested = open_test(Path(swept.summary["folder"]), 0)
+    assert set(tested["folds"]) == {"1", "2"}
+    assert tested["chosen"] == "trial 0, seed 0 of 2"
 
 
 def _corpus(data: Mapping[str, Any]) -> tuple[Any, Any]:
