@@ -39,15 +39,7 @@ def build_report(folder: Path) -> dict[str, Any]:
     plan = read_plan(folder)
     arms = {arm["name"]: _outcomes(folder / CELLS, arm) for arm in plan["arms"]}
     file = plan["file"]
-    found = compare_arms(
-        arms,
-        plan["folds"],
-        file["seeds"],
-        split="dev",
-        model=file["model"],
-        metric=file["metric"],
-        margin=file["margin"],
-    )
+    found = compare_arms(plan, arms, "dev")
     planned = {name for arm in plan["arms"] for *_, name in arm["cells"]}
     done = {outcome["cell"] for outcomes in arms.values() for outcome in outcomes.values()}
     _add_arms(found["arms"], plan, arms, folder)

@@ -40,20 +40,15 @@ def choose_rectangle(pairs: set[Pair]) -> tuple[list[str], list[int]]:
 
 
 def compare_arms(
-    arms: Mapping[str, Outcomes],
-    folds: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    split: str,
-    model: str,
-    metric: str,
-    margin: float,
+    plan: Mapping[str, Any], arms: Mapping[str, Outcomes], split: str
 ) -> dict[str, Any]:
-    """The first arm is the reference; `folds` and `seeds` are those that were planned.
+    """What an ablation's plan asks of the outcomes of its arms; the first one is the reference.
 
     An arm is compared on the folds and seeds that it and the reference have both finished. One that
     has none counts in Holm's correction all the same, so that verdicts do not grow milder later.
     """
+    file, folds, seeds = plan["file"], plan["folds"], plan["file"]["seeds"]
+    model, metric, margin = file["model"], file["metric"], file["margin"]
     speakers = sorted(
         {name for arm in arms.values() for o in arm.values() for name, _ in o["speakers"]}
     )

@@ -59,16 +59,7 @@ def open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         }
         for name, cells in arms.items()
     }
-    file = plan["file"]
-    found = compare_arms(
-        outcomes,
-        plan["folds"],
-        file["seeds"],
-        split="test",
-        model=file["model"],
-        metric=file["metric"],
-        margin=file["margin"],
-    )
+    found = compare_arms(plan, outcomes, "test")
     write_json(folder / TESTED, {**found, "look": look.text, "look_digest": look.digest})
     return write_report(folder)
 
