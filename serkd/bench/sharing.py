@@ -45,6 +45,8 @@ from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.graph import Graph
 
 _SPEAKERS, _TAKES = 12, 2  # 96 utterances: a fifth of the built-in corpus
+# teachers cost more than their students: here about twelve times as much
+_TEACHER = {"teacher.stage1.fit.epochs": 20, "teacher.stage2.fit.epochs": 40}
 _GRID: dict[str, list[Any]] = {
     "distill.alpha": [0.2, 0.4, 0.6, 0.8],
     "distill.temperature": [1.0, 2.0, 4.0, 8.0],
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, measure, print Markdown; `--json FILE` writes everything."""
     parser = argparse.ArgumentParser(prog="python -m serkd.bench sharing", description=__doc__)
     parser.add_argument("--trials", type=int, default=32, help="the first of the grid's 32")
-    parser.add_argument("--student-epochs", type=int, default=8)
+    parser.add_argument("--student-epochs", type=int, default=4)
     parser.add_argument("--cpus", type=int, help="of the cluster; default the machine's")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--json", type=Path, help="write all numbers here")
@@ -76,7 +78,7 @@ def _measure(folder: Path, trials: int, epochs: int, settings: Sequence[str]) ->
     manifest = folder / "corpus" / "manifest.parquet"
     sources = write_corpus(manifest.parent, num_speakers=_SPEAKERS, utterances_per_emotion=_TAKES)
     write_manifest(build_manifest(sources), manifest)
-    own = {"corpus.manifest": manifest, "student.fit.epochs": epochs}
+    own = {"corpus.manifest": manifest, "student.fit.epochs": epochs, **_TEACHER}
     recipe = find_file("jobs/recipes/quickstart.yaml")
     base = read_experiment(recipe, [*(f"{key}={value}" for key, value in own.items()), *settings])
     folds = read_folds(base.corpus, base.protocol)[:1]
