@@ -45,7 +45,7 @@ from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.graph import Graph
 
 _SPEAKERS, _TAKES = 12, 2  # 96 utterances: a fifth of the built-in corpus
-# teachers cost more than their students: here about twelve times as much
+# teachers cost more than their students: here about ten times as much
 _TEACHER = {"teacher.stage1.fit.epochs": 20, "teacher.stage2.fit.epochs": 40}
 _GRID: dict[str, list[Any]] = {
     "distill.alpha": [0.2, 0.4, 0.6, 0.8],
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, measure, print Markdown; `--json FILE` writes everything."""
     parser = argparse.ArgumentParser(prog="python -m serkd.bench sharing", description=__doc__)
     parser.add_argument("--trials", type=int, default=32, help="the first of the grid's 32")
-    parser.add_argument("--student-epochs", type=int, default=4)
+    parser.add_argument("--student-epochs", type=int, default=8)
     parser.add_argument("--cpus", type=int, help="of the cluster; default the machine's")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--json", type=Path, help="write all numbers here")
