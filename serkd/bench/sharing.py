@@ -45,6 +45,8 @@ from serkd.stages.catalogue import STAGES, STUDENT
 from serkd.stages.graph import Graph
 
 _SPEAKERS, _TAKES = 12, 2  # 96 utterances: a fifth of the built-in corpus
+# teachers cost more than their students: here about ten times as much
+_TEACHER = {"teacher.stage1.fit.epochs": 20, "teacher.stage2.fit.epochs": 40}
 _GRID: dict[str, list[Any]] = {
     "distill.alpha": [0.2, 0.4, 0.6, 0.8],
     "distill.temperature": [1.0, 2.0, 4.0, 8.0],
@@ -76,7 +78,7 @@ def _measure(folder: Path, trials: int, epochs: int, settings: Sequence[str]) ->
     manifest = folder / "corpus" / "manifest.parquet"
     sources = write_corpus(manifest.parent, num_speakers=_SPEAKERS, utterances_per_emotion=_TAKES)
     write_manifest(build_manifest(sources), manifest)
-    own = {"corpus.manifest": manifest, "student.fit.epochs": epochs}
+    own = {"corpus.manifest": manifest, "student.fit.epochs": epochs, **_TEACHER}
     recipe = find_file("jobs/recipes/quickstart.yaml")
     base = read_experiment(recipe, [*(f"{key}={value}" for key, value in own.items()), *settings])
     folds = read_folds(base.corpus, base.protocol)[:1]

@@ -27,6 +27,7 @@ def test_the_engine_and_tune_alone_run_as_many_trials(
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert {name: len(seconds) for name, seconds in found["seconds"].items()} == {
         "Ray Tune alone": 1,
+        "Ray Tune alone, no snapshots": 1,
         "serkd": 1,
     }
     assert "| 4 trivial trials |" in printed
