@@ -49,12 +49,16 @@ def describe_training(
     """Of every arm the mean curve on dev, and where its best epochs lie.
 
     An arm whose best epochs are its last ones was perhaps stopped too early: `num_late` counts
-    those cells.
+    those cells. What was made and not trained, in 0 epochs, has no curve.
     """
     return [
-        {"name": name, **_curves([o for o in outcomes.values() if o["curve"]])}
+        {"name": name, **_curves(list(filter(_is_trained, outcomes.values())))}
         for name, outcomes in arms.items()
     ]
+
+
+def _is_trained(outcome: Mapping[str, Any]) -> bool:
+    return bool(outcome["curve"]) and outcome["max_epochs"] > 0
 
 
 def _curves(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from serkd.report.arm_table import choose_rectangle
 from serkd.report.charts import find_ticks
 from serkd.report.effects import describe_factors, find_pareto
 from serkd.report.latex import escape as latex_escape
-from serkd.report.ledger_facts import count_costs
+from serkd.report.ledger_facts import count_costs, describe_training
 from serkd.report.published import compare_published
 from serkd.search.designs import Study
 
@@ -229,3 +229,12 @@ def test_ticks_are_round_and_hold_the_range() -> None:
         assert 2 <= len(ticks) <= 8
         steps = np.diff(ticks)
         assert np.allclose(steps, steps[0])
+
+
+def test_a_model_that_is_made_in_no_epochs_was_not_stopped_too_early() -> None:
+    probe = {"curve": [{"epoch": 0, "dev_uar": 0.7}], "max_epochs": 0}
+    late = {"curve": [{"epoch": n, "dev_uar": n / 10} for n in (1, 2, 3)], "max_epochs": 3}
+    cells = {("1", 0): probe}, {("1", 0): late}
+    made, trained = describe_training({"probe": cells[0], "fine-tuned": cells[1]})
+    assert (made["curve"], made["num_late"]) == ([], 0)
+    assert (trained["curve"], trained["num_late"]) == ([0.1, 0.2, 0.3], 1)
