@@ -46,7 +46,7 @@ from serkd.stages.graph import Graph
 
 _SPEAKERS, _TAKES = 12, 2  # 96 utterances: a fifth of the built-in corpus
 # teachers cost more than their students: here about ten times as much
-_TEACHER = {"teacher.stage1.fit.epochs": 20, "teacher.stage2.fit.epochs": 40}
+_TEACHER = {"teacher.stage1.fit.epochs": 40, "teacher.stage2.fit.epochs": 80}
 _GRID: dict[str, list[Any]] = {
     "distill.alpha": [0.2, 0.4, 0.6, 0.8],
     "distill.temperature": [1.0, 2.0, 4.0, 8.0],
