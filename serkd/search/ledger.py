@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import IO, Any
 
 from serkd.errors import InputError
 from serkd.search.replay import Replay
+
+_SYNC_S = 1.0
 
 
 class LedgerError(OSError):
@@ -20,12 +23,14 @@ class Ledger:
     """Appends records and reads them back; a torn line, left by a crash, is passed over.
 
     One process appends at a time (see `lock`), any number may read. An append costs the same
-    however long the file is.
+    however long the file is. What was appended outlives its process at once, and its machine after
+    a second: to wait for the disk at every record would be most of a short trial's time.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] | None = None
+        self._synced = -_SYNC_S
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -53,10 +58,10 @@ class Ledger:
                 self.close()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one record and make sure that it is on the disk.
+        """Add one record.
 
         Raises:
-            LedgerError: it is not there; whatever part of it was written is taken back.
+            LedgerError: it is not in the file; whatever part of it was written is taken back.
         """
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
@@ -67,16 +72,19 @@ class Ledger:
             try:
                 while line:  # a disk that is almost full takes a part, and then complains
                     line = line[file.write(line) :]
-                os.fsync(file.fileno())
+                self._sync(file)
             except OSError:
                 file.truncate(end)
                 raise
         except OSError as error:
-            raise LedgerError(
-                error.errno,
-                f"{self.path}: a record could not be written ({error.strerror}); free space, "
-                "then run the same command again: it goes on from the records before it",
-            ) from error
+            raise self._explain(error) from error
+
+    def _explain(self, error: OSError) -> LedgerError:
+        return LedgerError(
+            error.errno,
+            f"{self.path}: a record could not be written ({error.strerror}); free space, "
+            "then run the same command again: it goes on from the records before it",
+        )
 
     def _open(self) -> IO[bytes]:
         if self._file is None:
@@ -84,16 +92,29 @@ class Ledger:
             self._file = self.path.open("a+b", buffering=0)
         return self._file
 
+    def _sync(self, file: IO[bytes]) -> None:
+        if time.monotonic() - self._synced >= _SYNC_S:
+            os.fsync(file.fileno())
+            self._synced = time.monotonic()
+
     @staticmethod
     def _ends_a_line(file: IO[bytes]) -> bool:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
 
     def close(self) -> None:
-        """Let go of the file; the next append opens it again."""
+        """Let go of the file, all of it on the disk; the next append opens it again.
+
+        Raises:
+            LedgerError: the disk does not take what was appended last.
+        """
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with file:
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    raise self._explain(error) from error
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records, in order."""
