@@ -165,6 +165,7 @@ def _work(job: Job, way: str, out: Path) -> dict[str, Any]:
     import transformers
 
     from serkd.bench.loops import run_loop
+    from serkd.corpora.audio import Cut
     from serkd.events import Observer
     from serkd.features.backbone import find_backbone
     from serkd.features.encoders import PrefixEncoder
@@ -178,7 +179,7 @@ def _work(job: Job, way: str, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     if way == "serkd":
         encoder = PrefixEncoder(backbone, max(job.layers), "cpu", tuple(job.layers))
-        parts = split_audio(utterances, 1 + max(u.duration_s for u in utterances))
+        parts = split_audio(utterances, Cut(1 + max(u.duration_s for u in utterances)))
         sinks = {name: Sink(out / name, name) for name in (f"layer_{n}" for n in job.layers)}
         extract_frames(
             "bench", parts, encoder, sinks, num_actors=0, num_gpus=0.0, observer=Observer()

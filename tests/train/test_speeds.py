@@ -9,6 +9,7 @@ import pytest
 
 from serkd import config
 from serkd.config import Experiment
+from serkd.corpora.audio import Cut
 from serkd.corpora.protocols import read_folds
 from serkd.features.backbone import Backbone
 from serkd.features.cache import find_frames
@@ -71,7 +72,7 @@ def test_frames_are_those_of_audio_that_is_changed_in_every_step(
         utterances,
         PrefixEncoder(stored.backbone, 0, "cpu"),
         config.Augment(speed=SPEEDS),
-        30.0,
+        Cut(),
         0,
         1.0,
     )
