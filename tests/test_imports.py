@@ -2,7 +2,11 @@
 
 import ast
 import graphlib
-from collections.abc import Iterator
+import re
+import sys
+import tomllib
+from collections.abc import Collection, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -149,6 +153,30 @@ def test_the_package_itself_imports_nothing() -> None:
         )
     }
     assert not {str(name).partition(".")[0] for name in names} & heavy
+
+
+def _declared(extras: Collection[str]) -> set[str]:
+    """Distributions of an installation with some extras, as pyproject.toml has them."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    rows = [*project["dependencies"], *(row for extra in extras for row in optional[extra])]
+    names = [re.match(r"[\w.-]+", row) for row in rows]
+    return {name[0].lower().replace("_", "-") for name in names if name}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """The tests' own tools are there when tests run, and not where users run serkd."""
+    distributions = packages_distributions()
+    for path in MODULES:
+        extras = {"video", "export", "aws"} | (
+            {"bench"} if _package(_name(path)) == "bench" else set()
+        )
+        declared = _declared(extras)
+        for name in {imported.partition(".")[0] for imported in _imports(path)}:
+            if name in sys.stdlib_module_names or name == "serkd" or name not in distributions:
+                continue
+            found = {each.lower().replace("_", "-") for each in distributions[name]}
+            assert found & declared, f"{path}: {name} is of {found}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
