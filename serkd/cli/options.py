@@ -44,6 +44,10 @@ FolderArgument = Annotated[
     Path,
     typer.Argument(callback=_open_folder, metavar="FOLDER", help="of a run or a sweep, or its URI"),
 ]
+TrialsOption = Annotated[int | None, typer.Option(min=1, help="instead of the file's")]
+SmokeOption = Annotated[
+    bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, results only")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print results as JSON")]
 

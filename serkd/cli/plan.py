@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import JsonOption, SetOption, StorageOption, open_console
+from serkd.cli.options import (
+    JsonOption,
+    SetOption,
+    SmokeOption,
+    StorageOption,
+    TrialsOption,
+    open_console,
+)
 
 OVER_BUDGET = 3
 
@@ -13,10 +20,8 @@ OVER_BUDGET = 3
 def plan(
     space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
     overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
-    ] = False,
+    trials: TrialsOption = None,
+    smoke: SmokeOption = False,
     storage: StorageOption = Path("serkd-storage"),
     as_json: JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import SetOption
+from serkd.cli.options import SetOption, SmokeOption, TrialsOption
 from serkd.errors import InputError
 
 
@@ -18,10 +18,8 @@ def submit(
         str, typer.Option(help="s3://bucket/path, gs://bucket/path, or a folder that all share")
     ],
     overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
-    ] = False,
+    trials: TrialsOption = None,
+    smoke: SmokeOption = False,
     working_dir: Annotated[
         Path, typer.Option(help="sent to the cluster: the checkout, without what git ignores")
     ] = Path(),

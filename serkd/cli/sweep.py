@@ -10,7 +10,9 @@ from serkd.cli.options import (
     JsonOption,
     QuietOption,
     SetOption,
+    SmokeOption,
     StorageOption,
+    TrialsOption,
     open_console,
     watch,
 )
@@ -22,10 +24,8 @@ TrialArgument = Annotated[int, typer.Argument(help="the trial's number")]
 def sweep(
     space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
     overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="instead of the file's")] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
-    ] = False,
+    trials: TrialsOption = None,
+    smoke: SmokeOption = False,
     name: Annotated[str | None, typer.Option(help="of the sweep; default the file's")] = None,
     retry: Annotated[str | None, typer.Option(help="failed: run what failed again")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="set aside what the file changes")] = False,

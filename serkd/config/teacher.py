@@ -19,6 +19,11 @@ from serkd.section import Section
 Pooling = Literal["mean", "attention", "attentive_statistics"]
 
 
+def _beside_one(speeds: Sequence[float]) -> tuple[float, ...]:
+    """Those whose frames are stored apart: the audio as it is has its own."""
+    return tuple(sorted(set(speeds) - {1.0}))
+
+
 def _find_speed_problems(name: str, speeds: Sequence[float]) -> list[str]:
     problems = []
     if outside := [factor for factor in speeds if not 0.5 <= factor <= 2.0]:
@@ -51,7 +56,7 @@ class Augment(Section):
         """The speeds other than 1 whose frames can be stored."""
         if self.noise_snr_db is not None:
             return ()
-        return tuple(sorted(set(self.speed) - {1.0}))
+        return _beside_one(self.speed)
 
     @model_validator(mode="after")
     def _in_range(self) -> "Augment":
@@ -191,7 +196,7 @@ class Teacher(Section):
     @property
     def other_answer_speeds(self) -> tuple[float, ...]:
         """Those whose frames are stored beside the usual ones."""
-        return tuple(sorted(set(self.answer_speeds) - {1.0}))
+        return _beside_one(self.answer_speeds)
 
     @model_validator(mode="after")
     def _possible(self) -> "Teacher":

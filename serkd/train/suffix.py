@@ -82,9 +82,14 @@ class SuffixTask(Task):
         """Two outputs of some utterances; see `predict`."""
         return predict(forward, self.source, index, self.device, self.max_frames)
 
-    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> None:
-        """Statistics of the untrained model's embeddings of the training utterances."""
-        model.standardise.fit(torch.from_numpy(self.embed_training(model, self.source)))
+    def fit_statistics(self, model: MultiTaskExtractor | EmotionTeacher) -> np.ndarray:
+        """Statistics of the untrained model's embeddings of the training utterances.
+
+        Returns those embeddings, not standardised: (U, E).
+        """
+        embeddings = self.embed_training(model, self.source)
+        model.standardise.fit(torch.from_numpy(embeddings))
+        return embeddings
 
     def embed_training(
         self, model: MultiTaskExtractor | EmotionTeacher, source: Source

@@ -17,7 +17,7 @@ from serkd.train.batches import draw_spans, plan_evaluation, valid_frames
 from serkd.train.data import FoldData
 from serkd.train.outputs import forward_pair
 from serkd.train.probe import fit_probe
-from serkd.train.source import Padded, Source
+from serkd.train.source import Padded
 from serkd.train.speeds import SpeedSource
 from serkd.train.suffix import SuffixTask
 from serkd.train.task import Step
@@ -150,29 +150,30 @@ class EmotionTask(SuffixTask):
         self.settings = settings
         self.model = build_teacher(settings, self.suffix, trunk, data.num_classes)
         self.model.to(self.device)
-        self.fit_statistics(self.model)
+        embeddings = self.fit_statistics(self.model)
         self.class_weights = None
         if settings.class_weights == "balanced":
             self.class_weights = balance_classes(data).to(self.device)
         if settings.probe_l2 is not None:
-            self._fit_probe(self.model, settings.probe_l2)
+            self._fit_probe(self.model, embeddings, settings.probe_l2)
         self.units: UnitRegulariser | None = None
         if kept is not None:  # after the model, whose random start must not depend on it
             self.units = UnitRegulariser(kept, self.model.frame_dim, data, settings.unit_weight)
             self.units.heads.to(self.device)
 
-    def _fit_probe(self, model: EmotionTeacher, l2: float) -> None:
-        """On the training utterances, at every speed that training draws from."""
+    def _fit_probe(self, model: EmotionTeacher, embeddings: np.ndarray, l2: float) -> None:
+        """On the training utterances' embeddings, and those at other speeds of training."""
         classifier = model.classifier
         assert isinstance(classifier, nn.Linear), "Stage2 refuses a probe of cosines"
-        sources: list[Source] = [self.source]
+        found = [embeddings]
         if isinstance(self.source, SpeedSource):
-            sources = list(self.source.sources.values())
-        found = np.concatenate([self.embed_training(model, each) for each in sources])
+            others = [each for speed, each in self.source.sources.items() if speed != 1.0]
+            found += [self.embed_training(model, each) for each in others]
         with torch.no_grad():
-            found = model.standardise(torch.from_numpy(found).to(self.device)).cpu().numpy()
-        labels = np.tile(self.data.train_labels, len(sources))
-        fit_probe(classifier, found, labels, l2, self.class_weights)
+            joined = torch.from_numpy(np.concatenate(found)).to(self.device)
+            standard = model.standardise(joined).cpu().numpy()
+        labels = np.tile(self.data.train_labels, len(found))
+        fit_probe(classifier, standard, labels, l2, self.class_weights)
 
     def parameter_groups(self) -> Sequence[tuple[str, nn.Module | nn.Parameter, float]]:
         groups = super().parameter_groups()
