@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from serkd.cli.options import (
+    ArmsOption,
     FolderArgument,
     JsonOption,
     QuietOption,
+    SeedsOption,
     SetOption,
     StorageOption,
     open_console,
+    read_wanted,
     watch,
 )
 
@@ -22,6 +25,8 @@ def ablate(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="small, on the built-in corpus: does the file work?")
     ] = False,
+    arms: ArmsOption = None,
+    seeds: SeedsOption = None,
     storage: StorageOption = Path("serkd-storage"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -31,10 +36,12 @@ def ablate(
     from serkd.report.ablate import start_ablation
     from serkd.report.answer_terminal import print_answer
 
-    values = read_overrides(overrides or [])
+    values, wanted = read_overrides(overrides or []), read_wanted(arms, seeds)
     console = open_console()
     with watch(console, quiet or as_json) as observer:
-        report, folder = start_ablation(file, values, storage, observer, is_smoke=smoke)
+        report, folder = start_ablation(
+            file, values, storage, observer, is_smoke=smoke, wanted=wanted
+        )
     print_answer(console, report, folder, as_json=as_json)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from serkd.search.designs import Wanted
+
 
 def _open_storage(place: Path) -> Path:
     """Its folder on this machine; here, so that help does not wait for pyarrow."""
@@ -48,8 +50,26 @@ TrialsOption = Annotated[int | None, typer.Option(min=1, help="instead of the fi
 SmokeOption = Annotated[
     bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")
 ]
+ArmsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arm", help="of an ablation, beside its reference; may be repeated; default all"
+    ),
+]
+SeedsOption = Annotated[
+    str | None, typer.Option(help="of an ablation, like 0,1,2; default the file's")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, results only")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print results as JSON")]
+
+
+def read_wanted(arms: list[str] | None, seeds: str | None) -> "Wanted":
+    """What --arm and --seeds choose of an ablation."""
+    from serkd.recipe import read_numbers
+    from serkd.search.designs import Wanted
+
+    numbers = [] if seeds is None else read_numbers("--seeds", seeds, least=0)
+    return Wanted(tuple(arms or ()), tuple(numbers))
 
 
 def watch(console: "Console", quiet: bool) -> "AbstractContextManager[Any]":

@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from serkd.cli.options import (
+    ArmsOption,
     JsonOption,
+    SeedsOption,
     SetOption,
     SmokeOption,
     StorageOption,
     TrialsOption,
     open_console,
+    read_wanted,
 )
 
 OVER_BUDGET = 3
@@ -22,6 +25,8 @@ def plan(
     overrides: SetOption = None,
     trials: TrialsOption = None,
     smoke: SmokeOption = False,
+    arms: ArmsOption = None,
+    seeds: SeedsOption = None,
     storage: StorageOption = Path("serkd-storage"),
     as_json: JsonOption = False,
 ) -> None:
@@ -36,9 +41,12 @@ def plan(
         if trials is not None:
             raise InputError(f"--trials must be left out: {space} is an ablation")
         values = read_overrides(overrides or [])
-        found = plan_ablation(space, values, storage, is_smoke=smoke)
+        wanted = read_wanted(arms, seeds)
+        found = plan_ablation(space, values, storage, is_smoke=smoke, wanted=wanted)
         print_ablation_plan(open_console(), found, as_json=as_json)
         return
+    if arms or seeds is not None:
+        raise InputError(f"--arm and --seeds must be left out: {space} is no ablation")
     made = make_plan(space, read_overrides(overrides or []), trials, storage, smoke=smoke)
     print_plan(open_console(), made, as_json=as_json)
     if made["over_budget"]:

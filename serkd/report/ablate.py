@@ -32,7 +32,7 @@ from serkd.search.cells import (
     unique_cells,
     with_settings,
 )
-from serkd.search.designs import Arm, Study, read_study
+from serkd.search.designs import ALL, Arm, Study, Wanted, read_study
 from serkd.search.identity import experiment_key
 from serkd.search.ledger import Ledger
 from serkd.search.space import Resources
@@ -48,16 +48,17 @@ def start_ablation(
     observer: Observer,
     *,
     is_smoke: bool = False,
+    wanted: Wanted = ALL,
 ) -> tuple[dict[str, Any], Path]:
     """Run the cells that are missing and write the report; returns it and the ablation's folder.
 
     Raises:
-        InputError: an illegal file, folds that the protocol does not have, or another driver.
+        InputError: an illegal file, folds or arms that there are not, or another driver.
         SweepError: cells all fail alike, or it was stopped; the report is of what there is.
     """
-    command = _command(path, values, storage, is_smoke)
+    command = _command(path, values, storage, is_smoke, wanted)
     values = use_synthetic(values, storage, observer) if is_smoke else values
-    study = open_study(path, values, is_smoke=is_smoke)
+    study = open_study(path, values, is_smoke=is_smoke, wanted=wanted)
     folds = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in folds])
     folder = ablation_folder(study, storage)
@@ -91,13 +92,15 @@ def refresh_report(folder: Path) -> dict[str, Any]:
         return write_report(folder)
 
 
-def open_study(path: Path, values: Mapping[str, Any], *, is_smoke: bool) -> Study:
+def open_study(
+    path: Path, values: Mapping[str, Any], *, is_smoke: bool, wanted: Wanted = ALL
+) -> Study:
     """The file's arms; `best_of` reads a sweep's folder."""
 
     def find_best(folder: Path) -> Experiment:
         return choose_experiment(folder, None)
 
-    return read_study(path, values, find_best, is_smoke=is_smoke)
+    return read_study(path, values, find_best, is_smoke=is_smoke, wanted=wanted)
 
 
 def ablation_folder(study: Study, storage: Path) -> Path:
@@ -122,8 +125,12 @@ def describe_data(study: Study, folds: Sequence[Fold]) -> dict[str, Any]:
     }
 
 
-def _command(path: Path, values: Mapping[str, Any], storage: Path, is_smoke: bool) -> str:
+def _command(
+    path: Path, values: Mapping[str, Any], storage: Path, is_smoke: bool, wanted: Wanted
+) -> str:
     words = ["serkd", "ablate", str(path)]
+    words += [word for name in wanted.arms for word in ("--arm", name)]
+    words += ["--seeds", ",".join(map(str, wanted.seeds))] if wanted.seeds else []
     words += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     words += ["--smoke"] if is_smoke else []
     return shlex.join([*words, "--storage", str(storage)])

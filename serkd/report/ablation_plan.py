@@ -26,23 +26,23 @@ from serkd.search.cells import (
     unique_cells,
 )
 from serkd.search.count import Tracer, closure
-from serkd.search.designs import Study
+from serkd.search.designs import ALL, Study, Wanted
 from serkd.stages.catalogue import MODELS
 
 
 def plan_ablation(
-    path: Path, values: Mapping[str, Any], storage: Path, *, is_smoke: bool
+    path: Path, values: Mapping[str, Any], storage: Path, *, is_smoke: bool, wanted: Wanted = ALL
 ) -> dict[str, Any]:
     """Arms, cells and stages of `serkd ablate` with the same arguments, and what it can detect.
 
     Where arms are tuned, their settings are not known yet: cells are counted as they are.
 
     Raises:
-        InputError: an illegal file, or folds that the protocol does not have.
+        InputError: an illegal file, or folds or arms that there are not.
     """
     if is_smoke:
         values = use_synthetic(values, storage, Observer())
-    study = open_study(path, values, is_smoke=is_smoke)
+    study = open_study(path, values, is_smoke=is_smoke, wanted=wanted)
     every = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in every])
     folds = choose_folds(study, [fold.name for fold in every])

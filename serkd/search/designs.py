@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from serkd.search.ablation import (
 )
 from serkd.search.controls import CONTROLS
 from serkd.search.identity import experiment_key
+from serkd.section import validate
 from serkd.yaml12 import read_yaml
 
 REFERENCE = "reference"
@@ -59,17 +60,30 @@ class Study:
     arms: tuple[Arm, ...]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a file: some of its arms beside the reference, and its seeds or others."""
+
+    arms: tuple[str, ...] = ()  # none named = all
+    seeds: tuple[int, ...] = ()  # none named = the file's
+
+
+ALL = Wanted()
+
+
 def read_study(
     path: Path,
     values: Mapping[str, Any],
     find_best: Callable[[Path], Experiment],
     *,
     is_smoke: bool = False,
+    wanted: Wanted = ALL,
 ) -> Study:
     """Read an ablation with dotted `values` laid over its base; `find_best` reads a sweep's best.
 
     Raises:
-        InputError: an illegal file, or settings that are illegal together in any arm.
+        InputError: an illegal file, settings that are illegal together in any arm, or a wanted arm
+            that the file does not have.
     """
     file = read_ablation(path)
     small = file.smoke.set if is_smoke else {}
@@ -77,7 +91,22 @@ def read_study(
     data = _read_base(file, path.parent, find_best)
     base = build_experiment(data, {**file.set, **small, **values}, origin=str(path))
     name = f"{path.stem}-smoke" if is_smoke else path.stem
-    return build_study(name, file, base, {**small, **values}, origin=str(path))
+    if wanted.seeds:
+        data = {**file.model_dump(mode="json"), "seeds": list(wanted.seeds)}
+        file = validate(Ablation, data, "--seeds")
+    study = build_study(name, file, base, {**small, **values}, origin=str(path))
+    return replace(study, arms=tuple(_choose_arms(study.arms, wanted.arms)))
+
+
+def _choose_arms(arms: Sequence[Arm], wanted: Sequence[str]) -> Iterator[Arm]:
+    """The reference and those that are wanted, in the file's order."""
+    known = [name for arm in arms for name in (arm.name, *arm.also)]
+    if unknown := [name for name in wanted if name not in known]:
+        allowed = ", ".join(map(repr, known))
+        raise InputError(f"--arm must be of {allowed}, got {', '.join(map(repr, unknown))}")
+    for number, arm in enumerate(arms):
+        if not wanted or not number or {arm.name, *arm.also} & {*wanted}:
+            yield arm
 
 
 def build_study(

@@ -19,7 +19,7 @@ from serkd.search.cells import (
     tuning_settings,
     unique_cells,
 )
-from serkd.search.designs import Study, read_study
+from serkd.search.designs import Study, Wanted, read_study
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = {
@@ -28,6 +28,14 @@ PARTS = {
     "pacing": {"on": {"curriculum.pacing": "root"}, "off": {"curriculum.pacing": "none"}},
 }
 FACTORS = {"distill.alpha": [0.0, 0.5, 0.9], "student.depth": [2, 4]}
+
+
+def _ask(folder: Path, *arms: str, seeds: tuple[int, ...] = ()) -> Study:
+    file = {"question": "?", "base": "base.yaml", "design": "oat", "factors": FACTORS}
+    (folder / "base.yaml").write_text("{}", encoding="utf-8")
+    path = folder / "ablation.yaml"
+    path.write_text(json.dumps(file), encoding="utf-8")
+    return read_study(path, {}, _nothing, wanted=Wanted(arms, seeds))
 
 
 def _nothing(folder: Path) -> Experiment:
@@ -255,3 +263,17 @@ def test_the_shipped_files_are_legal() -> None:
         read_ablation(path)
         for is_smoke in (False, True):
             assert len(read_study(path, {}, _nothing, is_smoke=is_smoke).arms) > 1
+
+
+def test_some_arms_and_other_seeds_are_chosen_beside_the_reference(tmp_path: Path) -> None:
+    every = _ask(tmp_path)
+    chosen = _ask(tmp_path, "student.depth = 4", "distill.alpha = 0.0", seeds=(3, 5))
+    names = [arm.name for arm in chosen.arms]
+    assert names == ["reference", "distill.alpha = 0.0", "student.depth = 4"]
+    assert chosen.file.seeds == (3, 5)
+    # all else is as in the whole: results are shared
+    assert all(arm in every.arms for arm in chosen.arms)
+    with pytest.raises(InputError, match=r"--arm must be of 'reference', .*got 'dept'"):
+        _ask(tmp_path, "dept")
+    with pytest.raises(InputError, match="seeds must not repeat"):
+        _ask(tmp_path, seeds=(1, 1))
