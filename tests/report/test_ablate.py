@@ -16,6 +16,7 @@ from serkd.errors import SweepError
 from serkd.events import Observer
 from serkd.report.ablate import refresh_report, start_ablation
 from serkd.report.look import open_look
+from serkd.search.designs import Wanted
 from serkd.search.ledger import Ledger
 
 pytestmark = pytest.mark.slow
@@ -76,6 +77,12 @@ def test_cells_are_trials_that_share_stages_and_failed_ones_are_tried_again(
     assert refresh_report(folder) == report
     status = open_look(folder, storage).status
     assert (status.counts["finished"], status.counts["failed"], status.total) == (8, 4, 12)
+
+    # some of it is told of what is there, and nothing is run
+    some, _ = start_ablation(path, {}, storage, Observer(), wanted=Wanted(("taught",), (1,)))
+    assert (some["num_cells"], some["num_done"]) == (4, 4)
+    assert [arm["name"] for arm in some["comparison"]["arms"]] == ["labels", "taught"]
+    assert Counter(r["event"] for r in ledger.read())["finished"] == 8
 
 
 def test_a_bug_that_all_cells_have_stops_it_and_the_report_says_so(
