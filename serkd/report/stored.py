@@ -1,7 +1,5 @@
 """What is stored, for whom, and what may go: the commands of ``serkd stages``."""
 
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +22,9 @@ from serkd.stages.graph import Graph
 from serkd.stages.inventory import Miss, Stored, explain_miss, find_ancestors, list_stored
 from serkd.stages.lease import is_held, lock_now
 from serkd.stages.store import StageStore
+from serkd.storage.mirror import name_storage
+from serkd.storage.owner import find_owners
+from serkd.storage.sync import pull
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def find_unneeded(storage: Path, keep_best: int) -> Sweepings:
     Raises:
         InputError: work is running in the storage, or it cannot be told what a folder needs.
     """
-    if not (storage / "stages").is_dir():
-        raise InputError(f"--storage must be a folder with stages, {storage} has none")
+    for part in ("runs", "sweeps"):
+        pull(storage / part)
+    stored = list_stored(storage)
+    if not stored:
+        raise InputError(f"--storage must have stages, {name_storage(storage)} has none")
     if busy := [*_running(storage)]:
         raise InputError(f"{storage}: must be at rest, but work is running: {', '.join(busy[:5])}")
-    stored = list_stored(storage)
     keys: set[str] = set()
     for folder in sorted((storage / "runs").glob("*/")):
         keys |= _of_run(folder)
@@ -63,11 +66,12 @@ def find_unneeded(storage: Path, keep_best: int) -> Sweepings:
 
 
 def _running(storage: Path) -> Iterator[str]:
-    """What holds a lock: a stage that is computed, a sweep that is driven."""
+    """What is at work: a stage that is computed here, a sweep that is driven anywhere."""
     locks = [*(storage / "stages" / ".work").glob("*.lock"), *storage.glob("sweeps/*/*.lock")]
     for path in locks:
         if is_held(path):
             yield path.name.removesuffix(".lock") if path.parent.name == ".work" else str(path)
+    yield from find_owners(storage / "sweeps")
 
 
 def _of_run(folder: Path) -> set[str]:
@@ -140,10 +144,7 @@ def delete_unneeded(storage: Path, found: Sweepings) -> int:
         with ExitStack() as held:
             if not lock_now(work.with_name(f"{work.name}.lock"), held):
                 continue
-            # gone at once for everybody who looks, whatever becomes of the rest
-            gone = each.folder.with_name(f".gone-{uuid.uuid4().hex}")
-            each.folder.rename(gone)
-            shutil.rmtree(gone)
+            store.delete(each.stage, each.key)
             freed += each.num_bytes
     return freed
 

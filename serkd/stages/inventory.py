@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serkd.stages.store import StageStore
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -25,20 +27,18 @@ class Stored:
 
 
 def list_stored(storage: Path) -> list[Stored]:
-    """All published stages of a storage folder, by stage and key."""
-    found = []
-    for path in sorted((storage / "stages").glob("*/*/stage.json")):
-        info = json.loads(path.read_text(encoding="utf-8"))
-        stored = Stored(
-            info["stage"],
-            info["key"],
-            path.parent,
-            info["bytes"],
-            info["seconds"],
-            info["fields"],
+    """All published stages of a storage, by stage and key."""
+    return [
+        Stored(
+            each.info["stage"],
+            each.info["key"],
+            each.place,
+            each.info["bytes"],
+            each.info["seconds"],
+            each.info["fields"],
         )
-        found.append(stored)
-    return found
+        for each in StageStore(storage).list()
+    ]
 
 
 def find_ancestors(stored: Iterable[Stored], keys: Iterable[str]) -> set[str]:

@@ -21,7 +21,13 @@ from safetensors import safe_open
 from serkd.corpora.folds import Fold
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone
-from serkd.storage.artifacts import StoredArtifact, find_artifact, upload_artifact
+from serkd.storage.artifacts import (
+    StoredArtifact,
+    delete_artifact,
+    find_artifact,
+    list_artifacts,
+    upload_artifact,
+)
 from serkd.storage.mirror import Mirror, find_mirror
 from serkd.storage.objects import is_uri
 
@@ -143,6 +149,31 @@ class StageStore:
         found = self.find(stage, key)
         assert found is not None, f"{stage} {key} was published and is gone"
         return found
+
+    def list(self) -> list[Artifact]:
+        """All that is published, by stage and key."""
+        if self.mirror is None:
+            paths = sorted(self.root.glob(f"*/*/{_INFO}"))
+            return [Artifact(p.parent, json.loads(p.read_text(encoding="utf-8"))) for p in paths]
+        found = list_artifacts(self.mirror.store, self.mirror.path_of(self.root))
+        return [
+            Artifact(self.mirror.root / path, dict(stored.info), stored)
+            for path, stored in found.items()
+        ]
+
+    def delete(self, stage: str, key: str) -> None:
+        """Gone at once for everybody who looks, whatever becomes of the rest.
+
+        Copies that other machines have of an object store's stay where they are.
+        """
+        folder = self.folder(stage, key)
+        self._stored.pop((stage, key), None)
+        if self.mirror is not None:
+            delete_artifact(self.mirror.store, self.mirror.path_of(folder))
+        if folder.is_dir():
+            gone = folder.with_name(f".gone-{uuid.uuid4().hex}")
+            folder.rename(gone)
+            shutil.rmtree(gone)
 
     def publish(self, stage: str, key: str, built: Path, info: Mapping[str, Any]) -> Artifact:
         """Move a finished folder to its place, atomically; the work folder goes.

@@ -75,6 +75,17 @@ def find_artifact(store: ObjectStore, path: str) -> StoredArtifact | None:
     return StoredArtifact(store, f"{path}/{mark['folder']}", mark["files"], mark["info"])
 
 
+def list_artifacts(store: ObjectStore, folder: str) -> dict[str, StoredArtifact]:
+    """All that is published below a path, by its own."""
+    marks = [entry.path for entry in store.list(folder) if entry.path.endswith(f"/{_COMPLETE}")]
+    found = {path: find_artifact(store, path.removesuffix(f"/{_COMPLETE}")) for path in marks}
+    return {
+        path.removesuffix(f"/{_COMPLETE}"): artifact
+        for path, artifact in sorted(found.items())
+        if artifact is not None  # gone since it was listed
+    }
+
+
 def upload_artifact(store: ObjectStore, path: str, built: Path) -> bool:
     """Publish the folder `built`, which has a stage.json.
 

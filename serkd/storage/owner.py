@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serkd.errors import InputError
-from serkd.storage.mirror import Mirror
+from serkd.storage.mirror import Mirror, find_mirror
 
 logger = logging.getLogger(__name__)
 _NAME = ".driver"
@@ -49,6 +49,22 @@ def owned(mirror: Mirror, folder: Path, every_s: float) -> Iterator[None]:
         done.set()
         renewing.join()
         mirror.store.delete([path])
+
+
+def find_owners(folder: Path) -> list[str]:
+    """Who owns what below a folder of an object store, or did when it was killed."""
+    mirror = find_mirror(folder)
+    if mirror is None:
+        return []
+    marks = [
+        e.path for e in mirror.store.list(mirror.path_of(folder)) if Path(e.path).name == _NAME
+    ]
+    found = {path: mirror.store.read(path) for path in marks}
+    return [
+        f"{_name(mark)} drives {path.removesuffix(f'/{_NAME}')}"
+        for path, mark in found.items()
+        if mark is not None and not _is_dead(mark)
+    ]
 
 
 def _renew(mirror: Mirror, path: str, every_s: float, done: threading.Event) -> None:

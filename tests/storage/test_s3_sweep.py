@@ -49,6 +49,13 @@ def _run(cache: Path, *words: str) -> str:
     return output
 
 
+def _refused(cache: Path, *words: str) -> str:
+    process = _start(cache, *words)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 2, output
+    return output
+
+
 def _ledger(store: ObjectStore, scratch: Path) -> Ledger:
     paths = [e.path for e in store.list("sweeps") if e.path.endswith("/ledger.jsonl")]
     scratch.write_bytes((store.read(paths[0]) or b"") if paths else b"")
@@ -102,7 +109,8 @@ def test_a_sweep_that_was_killed_goes_on_from_an_empty_cache_and_is_opened_from_
     finally:
         process.kill()
         process.communicate()
-    stages, count = _complete(store), len(_finished(_ledger(store, scratch))) + 1
+    stages, before = _complete(store), _ledger(store, scratch)
+    count = max(len(_finished(before)) + 1, len(before.trials()))
     _run(tmp_path / "second", *sweep, "--trials", str(count))
     ledger = _ledger(store, scratch)
     assert len(_finished(ledger)) == count
@@ -118,6 +126,19 @@ def test_a_sweep_that_was_killed_goes_on_from_an_empty_cache_and_is_opened_from_
     looks = (store.read("test_log.jsonl") or b"").splitlines()
     assert len(looks) == 1
     assert store.read(f"sweeps/{folder}/test.json") is not None
+    # a fourth, which has a copy of nothing, keeps of the bucket what the best trial needs
+    kept = ("stages", "gc", "--keep-best", "1", "--storage", uri, "--json")
+    marks = _complete(store)
+    dry = json.loads(_run(tmp_path / "fourth", *kept))
+    assert (len(dry["unneeded"]), _complete(store)) == (count - 1, marks)
+    store.write(f"sweeps/{folder}/.driver", b'{"host": "elsewhere", "pid": 1, "renewal": "x"}')
+    assert "process 1 of elsewhere drives" in _refused(tmp_path / "fourth", *kept, "--yes")
+    store.delete([f"sweeps/{folder}/.driver"])
+    assert json.loads(_run(tmp_path / "fourth", *kept, "--yes"))["deleted"]
+    gone = [mark.split("/")[1] for mark in marks - _complete(store)]
+    assert gone == ["student"] * (count - 1)
+    again = _run(tmp_path / "fifth", "test", f"{uri}/sweeps/{folder}", "--json")
+    assert json.loads(again[again.index("{") :])["look"]["number"] == 2
 
 
 def _finished(ledger: Ledger) -> dict[int, float]:
