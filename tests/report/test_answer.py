@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from planted import NAMES, Planted, planted_study, run_planted
 from serkd.report.arm_table import choose_rectangle
 from serkd.report.charts import find_ticks
 from serkd.report.effects import describe_factors, find_pareto
+from serkd.report.latex import _line as latex_line
 from serkd.report.latex import escape as latex_escape
 from serkd.report.ledger_facts import count_costs, describe_training
 from serkd.report.published import compare_published
@@ -98,6 +101,29 @@ def test_every_letter_of_latex_has_its_escape() -> None:
     assert latex_escape(r"\{}$&#_%~^") == (
         r"\textbackslash{}\{\}\$\&\#\_\%\textasciitilde{}\textasciicircum{}"
     )
+
+
+def test_dashes_options_and_minus_signs_differ_in_latex() -> None:
+    assert latex_line(("24–30", "-2.0 [-4.1, +1]", "--row 3")) == (
+        r"24--30 & $-$2.0 {[}$-$4.1, +1{]} & -{}-row 3 \\"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_latex_sets_the_tables_within_the_width_of_the_text(hostile: Path, tmp_path: Path) -> None:
+    text = (hostile / "report.tex").read_text(encoding="utf-8")
+    packages = text.splitlines()[0].removeprefix("% ")
+    (tmp_path / "tables.tex").write_text(text, encoding="utf-8")
+    paper = (
+        rf"\documentclass{{article}}{packages}\begin{{document}}\input{{tables}}\end{{document}}"
+    )
+    (tmp_path / "paper.tex").write_text(paper, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    log = (tmp_path / "paper.log").read_text(encoding="latin-1")
+    assert done.returncode == 0, log[-2_000:]
+    assert (tmp_path / "paper.pdf").is_file()
+    assert "Overfull" not in log, log
 
 
 def test_the_figures_are_there_as_png_and_pdf(hostile: Path) -> None:
