@@ -93,7 +93,7 @@ def _matrices(report: Report) -> str:
     summary = "Confusion of the reference and the arms, percent of the true class"
     return (
         f"<details open><summary>{summary}</summary>"
-        f'<div class="grid matrices">{figures}</div></details>'
+        f'<div class="grid matrices" style="--classes:{len(names)}">{figures}</div></details>'
     )
 
 

@@ -53,6 +53,9 @@ polyline.front { stroke: var(--fill); } polyline.behind { stroke: var(--soft);
 circle.front { fill: var(--fill); } circle.behind { fill: var(--paper); stroke: var(--soft);
   stroke-width: 1.5; }
 figcaption { overflow-wrap: anywhere; } figcaption ol { margin: .2rem 0; padding-left: 1.4rem; }
+#arms th, #arms td { padding: .25rem .45rem; }
+.matrices { grid-template-columns: repeat(auto-fill,
+  minmax(min(100%, calc(6rem + var(--classes) * 2.5rem)), 1fr)); }
 .matrix td, .matrix th { padding: .15rem .4rem; font-size: .8rem; }
 """
 )

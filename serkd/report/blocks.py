@@ -145,7 +145,8 @@ def factors_block(report: Report) -> Block:
             rows.append((first[0], level["level"], percent(level["mean"]), arms, first[1]))
     head = ("factor", "level", "mean, percent", "arms", "importance, points")
     note = "Importance is the range of the levels' means, all else alike."
-    return Block("factors", "What each key does", head, tuple(rows), 2, (note,))
+    notes = (note,) if rows else ()
+    return Block("factors", "What each key does", head, tuple(rows), 2, notes)
 
 
 def pareto_block(report: Report) -> Block:
