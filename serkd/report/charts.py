@@ -140,22 +140,43 @@ def scatter_chart(
     placed: list[tuple[float, float, list[str], bool]] = []
     for size, share, name, is_filled in sorted(points, key=lambda p: (p[0], -p[1])):
         here = (x.at(size), y.at(share))
-        near = [p for p in placed if abs(p[0] - here[0]) < 22 and abs(p[1] - here[1]) < 10]
+        labelled = [p for p in placed if p[2]]
+        near = [p for p in labelled if abs(p[0] - here[0]) < 22 and abs(p[1] - here[1]) < 10]
         if near:
             near[0][2].append(name)
         placed.append((*here, [] if near else [name], is_filled))
-    return frame(x, y, x_title, y_title, "".join(_point(*p) for p in placed), about)
+    dots = "".join(_dot(px, py, is_filled) for px, py, _, is_filled in placed)
+    labels = "".join(_label(*each) for each in _dodge([p[:3] for p in placed if p[2]]))
+    return frame(x, y, x_title, y_title, dots + labels, about)
 
 
-def _point(x: float, y: float, names: Sequence[str], is_filled: bool) -> str:
+def _dodge(labels: Sequence[tuple[float, float, Sequence[str]]]) -> list[tuple[float, float, str]]:
+    """Places and texts; one that would lie on another is moved down."""
+    found: list[tuple[float, float, str]] = []
+    for x, y, names in sorted(labels, key=lambda each: each[1]):
+        text = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        for other_x, other_y, other in sorted(found, key=lambda each: each[1]):
+            (left, right), (other_left, other_right) = _span(x, text), _span(other_x, other)
+            if left < other_right and other_left < right and abs(y - other_y) < 11:
+                y = other_y + 11
+        found.append((x, y, text))
+    return found
+
+
+def _span(x: float, text: str) -> tuple[float, float]:
+    """From where to where a label of letters of 10 pixels goes: away from the nearer edge."""
+    width = 6 * len(text) + 6
+    return (x - width, x) if x > WIDTH * 0.75 else (x, x + width)
+
+
+def _dot(x: float, y: float, is_filled: bool) -> str:
     kind = "front" if is_filled else "behind"
-    shape = f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
-    if not names:
-        return shape
-    text = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
+
+
+def _label(x: float, y: float, text: str) -> str:
     is_right = x > WIDTH * 0.75
     offset, anchor = (-6, "end") if is_right else (6, "start")
     return (
-        f'{shape}<text x="{x + offset:.1f}" y="{y + 3.5:.1f}" text-anchor="{anchor}">'
-        f"{escape(text)}</text>"
+        f'<text x="{x + offset:.1f}" y="{y + 3.5:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
     )

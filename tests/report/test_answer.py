@@ -13,7 +13,7 @@ import pytest
 from planted import NAMES, Planted, planted_study, run_planted
 
 from serkd.report.arm_table import choose_rectangle
-from serkd.report.charts import find_ticks
+from serkd.report.charts import find_ticks, scatter_chart
 from serkd.report.effects import describe_factors, find_pareto
 from serkd.report.latex import _line as latex_line
 from serkd.report.latex import escape as latex_escape
@@ -101,6 +101,26 @@ def test_every_letter_of_latex_has_its_escape() -> None:
     assert latex_escape(r"\{}$&#_%~^") == (
         r"\textbackslash{}\{\}\$\&\#\_\%\textasciitilde{}\textasciicircum{}"
     )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_point_of_a_scatter_has_a_label_that_lies_on_no_other(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes, shares = rng.choice([3e5, 3.1e5, 9e5, 1e6], 14), rng.uniform(0.58, 0.62, 14)
+    points = [(x, y, f"p{i}", False) for i, (x, y) in enumerate(zip(sizes, shares, strict=True))]
+    chart = scatter_chart(points, "parameters", "UAR, percent", "about")
+    pattern = r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(start|end)">(p\d[^<]*)</text>'
+    labels = [(float(x), float(y), s, text) for x, y, s, text in re.findall(pattern, chart)]
+    places = [
+        (x if side == "start" else x - 6 * len(text), 6 * len(text), y)
+        for x, y, side, text in labels
+    ]
+    assert len(labels) > 1
+    for (x, width, y), (other_x, other_width, other_y) in itertools.combinations(places, 2):
+        apart = x + width <= other_x or other_x + other_width <= x
+        assert apart or abs(y - other_y) >= 10, labels
+    told = [name for *_, text in labels for name in text.split(", ")]
+    assert "…" in told or sorted(told) == sorted(f"p{i}" for i in range(14))
 
 
 def test_dashes_options_and_minus_signs_differ_in_latex() -> None:
