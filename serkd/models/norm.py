@@ -21,7 +21,7 @@ class _ByValidStatistics(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401
         frames: Tensor,
         valid: Tensor,
