@@ -17,7 +17,7 @@ class _ByValidStatistics(torch.autograd.Function):
     """Frames (N, D) normalised by mean and variance of the valid ones of all workers.
 
     Of torch's own passes over memory, which is what a small student's time goes into; left to
-    autograd, they are three times as many. Returns the mean and the variance too.
+    autograd they are more. Returns the mean and the variance too.
     """
 
     @staticmethod
