@@ -15,7 +15,7 @@ from serkd.search.asha import Halving, Rungs
 from serkd.search.ledger import Ledger, LedgerError
 from serkd.search.limits import Limits
 from serkd.search.proposals import Proposals
-from serkd.search.replay import Replay, Trial
+from serkd.search.replay import ENDED, Replay, Trial
 from serkd.search.space import Resources
 from serkd.search.waiting import Waiting
 
@@ -145,11 +145,13 @@ class Engine:
             self.queue.put_back(trial.number, trial.facts["waits_for"])
 
     def died(self, tune_id: str, reason: str, *, is_out_of_memory: bool) -> None:
-        """A trial's process, or its node, is gone."""
+        """A trial's process, or its node, is gone, perhaps before the trial had started in it."""
         trial = self.replay.trials[self.handed.pop(tune_id)]
-        if trial.state != "running" and trial.state != "proposed":
+        if trial.state in ENDED:
             return
-        if is_out_of_memory:
+        if trial.state == "waiting":
+            self.queue.put_back(trial.number, trial.facts["waits_for"])
+        elif is_out_of_memory:
             self._failed(trial, f"out of memory: {reason}")
         elif trial.deaths + 1 >= _MAX_DEATHS:
             self._failed(trial, f"its process died {_MAX_DEATHS} times, the last time: {reason}")

@@ -82,7 +82,7 @@ def run_trials(
     inside = "." if mirror is None else mirror.path_of(folder)
     job = Job(train, name_storage(folder), f"{inside}/logs")
     try:
-        with _environment(slots()), _drain_on_signals(engine):
+        with _environment(slots()), _kills_for_memory_are_deaths(), _drain_on_signals(engine):
             _build_tuner(engine, job, scratch).fit()
         if engine.broken is None:
             engine.record("closed", reason=engine.halted or engine.draining)
@@ -186,11 +186,11 @@ class _Watcher(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object
     ) -> None:
-        error = trial.get_pickled_error() or trial.get_error()
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "unknown"
-        is_memory = isinstance(error, ray.exceptions.OutOfMemoryError)
-        is_memory = is_memory or _NO_MEMORY.search(str(error)) is not None
-        self.engine.died(trial.trial_id, reason, is_out_of_memory=is_memory)
+        # Tune's own way to it looks where the file will be, once it has been copied
+        error = Path(trial.error_file or "")
+        said = error.read_text(encoding="utf-8").splitlines() if error.is_file() else ["unknown"]
+        told = next(filter(_NO_MEMORY.search, said), None)
+        self.engine.died(trial.trial_id, told or said[-1], is_out_of_memory=told is not None)
 
 
 class _Brake(tune.Stopper):
@@ -237,6 +237,23 @@ def _environment(slots: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _kills_for_memory_are_deaths() -> Iterator[None]:
+    """Tune takes a worker that Ray killed for want of memory for one that died.
+
+    Ray tells of it by an OutOfMemoryError. Tune expects errors of actors and of tasks, in several
+    places; this one, which is neither, would end the whole experiment (seen with Ray 2.60).
+    """
+    killed: Any = ray.exceptions.OutOfMemoryError
+    before = killed.__bases__
+    killed.__bases__, killed._preempted = (ray.exceptions.RayActorError,), False
+    try:
+        yield
+    finally:
+        killed.__bases__ = before
+        del killed._preempted
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import ray
+from ray._private.utils import get_system_memory, get_used_memory
 
 from serkd.errors import InputError, SweepError
 from serkd.search.capacity import count_slots, require_fit
@@ -98,28 +99,25 @@ def test_each_accident_ends_one_trial_with_its_reason(ray_cluster: None, tmp_pat
     ("error", "state", "reason"),
     [
         (
-            ray.exceptions.OutOfMemoryError("killed due to the node running low on memory"),
+            "1 worker was killed due to the node running low on memory",
             "failed",
-            "out of memory: killed due to the node running low on memory",
+            "out of memory: 1 worker was killed due to the node running low on memory",
         ),
         (
-            RuntimeError(
-                "the process is dead: (1) by SIGKILL due to high memory usage, (2) by you"
-            ),
-            "preempted",
             "the process is dead: (1) by SIGKILL due to high memory usage, (2) by you",
+            "preempted",
+            "Refer to the documentation",
         ),
     ],
 )
 def test_who_is_killed_for_its_memory_would_be_again(
-    tmp_path: Path, error: Exception, state: str, reason: str
+    tmp_path: Path, error: str, state: str, reason: str
 ) -> None:
     class Dead:
         trial_id = "a"
+        error_file = str(tmp_path / "error.txt")
 
-        def get_pickled_error(self) -> Exception:
-            return error
-
+    Path(Dead.error_file).write_text(f"Failure # 1\n{error}\nRefer to the documentation\n")
     ledger = Ledger(tmp_path / "ledger.jsonl")
     proposals = Listed([Proposal({"i": 0})])
     engine = Engine(ledger, proposals, ONE, lambda: 1, None, Limits(), lambda key: False, ())
@@ -129,6 +127,70 @@ def test_who_is_killed_for_its_memory_would_be_again(
     (trial,) = ledger.replay().current()
     assert (trial.state, trial.facts["reason"]) == (state, reason)
     assert (engine.next_trial("b") is not None) == (state == "preempted")
+
+
+_EATER = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+import numpy as np
+from ray._private.utils import get_system_memory, get_used_memory  # a container's, in one
+from serkd import runtime
+from serkd.search.capacity import count_slots
+from serkd.search.ledger import Ledger
+from serkd.search.proposals import Listed, Proposal
+from serkd.search.runner import run_trials
+from serkd.search.space import Resources
+
+def train(number, params, reports):
+    eaten = []
+    while params["eats"] and len(eaten) < 64:
+        eaten.append(np.ones(2**24))  # 128 MiB
+        time.sleep(0.02)
+    reports.step(1, {"dev_uar": 0.5}, is_held=True)
+
+allowed = (get_used_memory() + 3 * 2**30) / get_system_memory()
+os.environ["RAY_memory_usage_threshold"] = f"{allowed:.3f}"
+os.environ["RAY_memory_monitor_refresh_ms"] = "50"
+runtime.start_ray(2)
+folder, one = Path(sys.argv[1]), Resources()
+proposals = Listed([Proposal({"eats": i == 1, "i": i}) for i in range(4)])
+with Ledger(folder / "ledger.jsonl").lock():
+    run_trials(folder, proposals, train, one, partial(count_slots, one))
+"""
+
+
+@pytest.mark.skipif(
+    get_system_memory() - get_used_memory() < 10 * 2**30, reason="needs 10 GiB to spare"
+)
+def test_a_trial_that_ray_kills_for_its_memory_fails_alone(tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", _EATER, str(tmp_path)],
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    trials = Ledger(tmp_path / "ledger.jsonl").replay().current()
+    assert [trial.state for trial in trials] == ["finished", "failed", "finished", "finished"]
+    assert trials[1].facts["reason"].startswith("out of memory: ")
+    assert "running low on memory" in trials[1].facts["reason"]
+
+
+def test_a_trial_whose_process_dies_before_it_starts_again_is_handed_out_once_more(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    proposals = Listed([Proposal({"i": 0})])
+    engine = Engine(ledger, proposals, ONE, lambda: 1, None, Limits(), lambda key: False, ())
+    for name in ("a", "b"):  # the second time it never had an actor
+        assert engine.next_trial(name) is not None
+        if name == "a":
+            engine.started(name)
+        engine.died(name, "gone", is_out_of_memory=False)
+    assert engine.next_trial("c") is not None
 
 
 def test_a_bug_common_to_all_trials_stops_the_sweep(ray_cluster: None, tmp_path: Path) -> None:
