@@ -77,13 +77,11 @@ def find_artifact(store: ObjectStore, path: str) -> StoredArtifact | None:
 
 def list_artifacts(store: ObjectStore, folder: str) -> dict[str, StoredArtifact]:
     """All that is published below a path, by its own."""
-    marks = [entry.path for entry in store.list(folder) if entry.path.endswith(f"/{_COMPLETE}")]
-    found = {path: find_artifact(store, path.removesuffix(f"/{_COMPLETE}")) for path in marks}
-    return {
-        path.removesuffix(f"/{_COMPLETE}"): artifact
-        for path, artifact in sorted(found.items())
-        if artifact is not None  # gone since it was listed
-    }
+    mark = f"/{_COMPLETE}"
+    marks = sorted(entry.path for entry in store.list(folder) if entry.path.endswith(mark))
+    paths = [path.removesuffix(mark) for path in marks]
+    found = {path: find_artifact(store, path) for path in paths}
+    return {path: each for path, each in found.items() if each is not None}  # some may be gone
 
 
 def upload_artifact(store: ObjectStore, path: str, built: Path) -> bool:

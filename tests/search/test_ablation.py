@@ -19,7 +19,7 @@ from serkd.search.cells import (
     tuning_settings,
     unique_cells,
 )
-from serkd.search.designs import Study, Wanted, read_study
+from serkd.search.designs import ALL, Study, Wanted, read_study
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = {
@@ -30,23 +30,15 @@ PARTS = {
 FACTORS = {"distill.alpha": [0.0, 0.5, 0.9], "student.depth": [2, 4]}
 
 
-def _ask(folder: Path, *arms: str, seeds: tuple[int, ...] = ()) -> Study:
-    file = {"question": "?", "base": "base.yaml", "design": "oat", "factors": FACTORS}
-    (folder / "base.yaml").write_text("{}", encoding="utf-8")
-    path = folder / "ablation.yaml"
-    path.write_text(json.dumps(file), encoding="utf-8")
-    return read_study(path, {}, _nothing, wanted=Wanted(arms, seeds))
-
-
 def _nothing(folder: Path) -> Experiment:
     raise AssertionError("no sweep is asked for")
 
 
-def _read(folder: Path, file: Mapping[str, Any], **base: object) -> Study:
+def _read(folder: Path, file: Mapping[str, Any], wanted: Wanted = ALL, **base: object) -> Study:
     (folder / "base.yaml").write_text(json.dumps(base), encoding="utf-8")
     path = folder / "ablation.yaml"
     path.write_text(json.dumps({"question": "?", "base": "base.yaml", **file}), encoding="utf-8")
-    return read_study(path, {}, _nothing)
+    return read_study(path, {}, _nothing, wanted=wanted)
 
 
 def _values(study: Study, *keys: str) -> dict[str, tuple[Any, ...]]:
@@ -266,14 +258,16 @@ def test_the_shipped_files_are_legal() -> None:
 
 
 def test_some_arms_and_other_seeds_are_chosen_beside_the_reference(tmp_path: Path) -> None:
-    every = _ask(tmp_path)
-    chosen = _ask(tmp_path, "student.depth = 4", "distill.alpha = 0.0", seeds=(3, 5))
-    names = [arm.name for arm in chosen.arms]
-    assert names == ["reference", "distill.alpha = 0.0", "student.depth = 4"]
+    file = {"design": "oat", "factors": FACTORS}
+    every = _read(tmp_path, file)
+    names = ("student.depth = 4", "distill.alpha = 0.0")
+    chosen = _read(tmp_path, file, Wanted(names, (3, 5)))
+    found = [arm.name for arm in chosen.arms]
+    assert found == ["reference", "distill.alpha = 0.0", "student.depth = 4"]
     assert chosen.file.seeds == (3, 5)
     # all else is as in the whole: results are shared
     assert all(arm in every.arms for arm in chosen.arms)
     with pytest.raises(InputError, match=r"--arm must be of 'reference', .*got 'dept'"):
-        _ask(tmp_path, "dept")
+        _read(tmp_path, file, Wanted(("dept",)))
     with pytest.raises(InputError, match="seeds must not repeat"):
-        _ask(tmp_path, seeds=(1, 1))
+        _read(tmp_path, file, Wanted(seeds=(1, 1)))

@@ -99,14 +99,14 @@ def test_each_accident_ends_one_trial_with_its_reason(ray_cluster: None, tmp_pat
     ("error", "state", "reason"),
     [
         (
-            "1 worker was killed due to the node running low on memory",
+            "1 worker was killed due to the node running low on memory\nRefer to the documentation",
             "failed",
             "out of memory: 1 worker was killed due to the node running low on memory",
         ),
         (
             "the process is dead: (1) by SIGKILL due to high memory usage, (2) by you",
             "preempted",
-            "Refer to the documentation",
+            "the process is dead: (1) by SIGKILL due to high memory usage, (2) by you",
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_who_is_killed_for_its_memory_would_be_again(
         trial_id = "a"
         error_file = str(tmp_path / "error.txt")
 
-    Path(Dead.error_file).write_text(f"Failure # 1\n{error}\nRefer to the documentation\n")
+    Path(Dead.error_file).write_text(f"Failure # 1\n{error}\n")
     ledger = Ledger(tmp_path / "ledger.jsonl")
     proposals = Listed([Proposal({"i": 0})])
     engine = Engine(ledger, proposals, ONE, lambda: 1, None, Limits(), lambda key: False, ())
