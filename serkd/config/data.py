@@ -80,5 +80,7 @@ class Backbone(Section):
     )
     lora: Lora = Lora()
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of matrix products while teachers are trained; weights are float32"
+        "float32",
+        description="of matrix products while teachers are trained; weights are float32. bfloat16 "
+        "is float32 on a processor that has none",
     )

@@ -124,7 +124,9 @@ class Student(Section):
     ffn_ratio: PositiveInt = Field(2, description="token and conv_token")
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of training's forward pass, without losses and meta-knowledge"
+        "float32",
+        description="of training's forward pass, without losses and meta-knowledge; bfloat16 is "
+        "float32 on a processor that has none",
     )
     augment: SpecAugment = SpecAugment()
     fit: StudentFit = StudentFit()

@@ -7,10 +7,10 @@ from typing import Literal
 from torch import Tensor
 
 from serkd import config
+from serkd.devices import Precision
 from serkd.features.backbone import Backbone, Suffix
 from serkd.models.adapters import add_adapters, merge_adapters
 
-Precision = Literal["float32", "bfloat16", "float16"]
 LayerMix = Literal[False, True, "concat"]
 
 _NO_LORA = config.Lora()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from serkd import config
-from serkd.devices import choose_device
+from serkd.devices import choose_device, choose_precision
 from serkd.distill.meta import Parameters
 from serkd.distill.objective import Target, student_terms
 from serkd.losses.logits import Temperature
@@ -52,8 +52,8 @@ class StudentTask(Task):
         unseen: Outputs | None = None,
     ) -> None:
         self.data, self.settings, self.distill = data, settings, distill
-        self.fit, self.precision = settings.fit, settings.precision
-        self.seed, self.device = seed, torch.device(choose_device(device))
+        self.fit, self.seed, self.device = settings.fit, seed, torch.device(choose_device(device))
+        self.precision = choose_precision(settings.precision, self.device, self.name)
         # its frames are few, and the quiz is drawn from all of it; batches are whole, since the
         # contrastive loss compares all of one
         self.source = MemorySource(data.frames)

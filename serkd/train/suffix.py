@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from serkd import config
-from serkd.devices import choose_device
+from serkd.devices import choose_device, choose_precision
 from serkd.models.linear import speed_up_training
 from serkd.models.teacher import EmotionTeacher, MultiTaskExtractor
 from serkd.models.trunk import Trunk
@@ -35,7 +35,7 @@ class SuffixTask(Task):
         self.name, self.data, self.seed = name, data, seed
         self.backbone_lr, self.layer_decay, self.fit = fit.backbone_lr, fit.layer_decay, fit
         self.device = torch.device(choose_device(device))
-        self.trunk, self.precision = trunk, trunk.precision
+        self.trunk, self.precision = trunk, choose_precision(trunk.precision, self.device, name)
         self.source, self.max_frames = data.source, data.train.max_frames
         if augment is not None and augment.is_on:
             self.source = change_training(data, trunk, augment, seed, str(self.device))

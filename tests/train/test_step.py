@@ -15,7 +15,7 @@ from accidents import Line, no_accident
 from steps import compute_terms, make_step
 from torch import Tensor, nn
 
-from serkd import config
+from serkd import config, devices
 from serkd.events import Observer
 from serkd.features.backbone import Suffix
 from serkd.train.batches import split_batch
@@ -153,6 +153,25 @@ def test_lower_precisions_take_nearly_the_same_step_and_evaluate_in_float32(
     assert all(g is None or g.dtype == torch.float32 for g in gradients)
     less.model.load_state_dict(exact.model.state_dict())
     assert less.evaluate(Workers()) == exact.evaluate(Workers())
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+@pytest.mark.parametrize(
+    ("name", "key"), [("student", "student.precision"), ("teacher", "backbone.precision")]
+)
+def test_a_processor_without_bfloat16_is_not_made_to_imitate_it(
+    stored: Builder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    key: str,
+    has_bfloat16: bool,
+) -> None:
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda: has_bfloat16)
+    task, plain = stored.build_task(name, {key: "bfloat16"})(), stored.build_task(name)()
+    assert has_bfloat16 == (not caplog.messages)
+    found, exact = _take(task, [np.arange(8)]), _take(plain, [np.arange(8)])
+    assert has_bfloat16 == (found[0]["loss"] != exact[0]["loss"])
 
 
 def _overflows(count: int, step: Step, loss: Tensor) -> Tensor:
