@@ -94,7 +94,7 @@ RULES = (
         lambda e: e.student.family != "conv",
     ),
     Rule(
-        ("student.token_pooling",),
+        _keys("student", "token_pooling instance_norm"),
         "student.family is 'token'",
         lambda e: e.student.family == "token",
     ),

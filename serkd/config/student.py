@@ -29,6 +29,10 @@ class SpecAugment(Section):
     mel_shift_bins: float = Field(
         0.0, ge=0.0, description="most bins to move the spectrum up or down, as another voice would"
     )
+    gain_db: float = Field(0.0, ge=0.0, description="most decibels louder or softer, as a whole")
+    filter_db: float = Field(
+        0.0, ge=0.0, description="most decibels by which bands are, as through another microphone"
+    )
     time_masks: int = Field(2, ge=0)
     time_mask_frames: PositiveInt = 20
     mel_masks: int = Field(2, ge=0)
@@ -110,6 +114,11 @@ class Student(Section):
         None,
         description="token and conv_token: length F of a series, where conv_token counts steps "
         "of its last convolutions; null = 300 (token) or 64 (conv_token)",
+    )
+    instance_norm: bool = Field(
+        True,
+        description="token only: whether mean and range of a channel over the utterance are taken "
+        "away, as in the paper",
     )
     token_pooling: Literal["mean", "attention"] = Field(
         "mean", description="token only: of tokens to the embedding"
@@ -208,6 +217,8 @@ class Student(Section):
                 "stem": self.stem == "spectrum",
                 "augment.noise_snr_db": self.augment.noise_snr_db is not None,
                 "augment.mel_shift_bins": self.augment.mel_shift_bins > 0,
+                "augment.gain_db": self.augment.gain_db > 0,
+                "augment.filter_db": self.augment.filter_db > 0,
             }
             problems += [
                 f"{name} must be left out when input is 'hidden': its channels are no mels"

@@ -9,6 +9,7 @@ from torch import Tensor
 from serkd.corpora.audio import SAMPLE_RATE_HZ
 
 _WINDOW_SAMPLES = 400  # 25 ms
+_LEAST_LOG10 = -10.0
 
 
 @cache
@@ -46,7 +47,12 @@ def compute_logmel(waveform: np.ndarray, num_mels: int, frame_rate_hz: int) -> n
 
 def scale_power(power: Tensor) -> Tensor:
     """Mel energies to the values that students are given."""
-    return (power.clamp_min(1e-10).log10() + 4.0) / 4.0
+    return (power.log10().clamp_min(_LEAST_LOG10) + 4.0) / 4.0
+
+
+def amplify(logmel: Tensor, decibels: Tensor) -> Tensor:
+    """`scale_power` of the energies of `logmel` that many decibels higher: a sum of logarithms."""
+    return (logmel + decibels / 40.0).clamp_min((_LEAST_LOG10 + 4.0) / 4.0)
 
 
 def unscale_power(logmel: Tensor) -> Tensor:

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from serkd import config
-from serkd.features.logmel import scale_power, unscale_power
+from serkd.features.logmel import amplify, scale_power, unscale_power
 from serkd.train.batches import mask_logmel
+
+_FILTER_POINTS = 4
 
 Generators = Sequence[np.random.Generator]
 
@@ -105,6 +108,22 @@ def shift_mels(logmel: Tensor, most: float, generators: Generators) -> Tensor:
     return (1 - part) * take(below) + part * take(above)
 
 
+def change_level(
+    logmel: Tensor, gain_db: float, filter_db: float, generators: Generators
+) -> Tensor:
+    """Each of (B, F, N) by up to `gain_db` decibels, and by up to `filter_db` more along the mels.
+
+    The filter is a line from one to the next of four points at equal distances on the mel axis
+    (FilterAugment, arXiv 2110.03282, linear type), the same throughout an utterance [our choice of
+    points].
+    """
+    most = np.array([gain_db, *[filter_db] * _FILTER_POINTS])
+    drawn = torch.from_numpy(np.stack([rng.uniform(-most, most) for rng in generators]))
+    gain, points = drawn[:, None, :1], drawn[:, None, 1:]
+    curve = F.interpolate(points, logmel.shape[2], mode="linear", align_corners=True)
+    return amplify(logmel, (gain + curve).to(logmel.dtype))
+
+
 def augment_logmel(
     logmel: Tensor,
     mask: Tensor,
@@ -119,6 +138,8 @@ def augment_logmel(
         logmel, mask = change_tempo(logmel, mask, settings.speed, generators)
     if settings.mel_shift_bins:
         logmel = shift_mels(logmel, settings.mel_shift_bins, generators)
+    if settings.gain_db or settings.filter_db:
+        logmel = change_level(logmel, settings.gain_db, settings.filter_db, generators)
     if settings.time_shift_frames:
         logmel = shift_frames(logmel, mask, settings.time_shift_frames, generators)
     if settings.noise_snr_db is not None:

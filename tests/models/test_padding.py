@@ -111,7 +111,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "logmel 50 Hz": {"logmel": {"frame_rate_hz": 50}},
     "logmel 100 Hz": {"logmel": {"frame_rate_hz": 100}},
     "logmel, frames": {"stem": "frames", "kernel_frames": 9, "reduction": 2},
-    "logmel, deltas": {"deltas": True, "token_pooling": "attention"},
+    "logmel, deltas": {"deltas": True, "token_pooling": "attention", "instance_norm": False},
     "hidden": {"input": "hidden", "reduction": 1},
     "hidden, deltas": {"input": "hidden", "deltas": True, "channel_embedding": True},
 }

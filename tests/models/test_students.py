@@ -93,6 +93,17 @@ def test_a_new_conv_token_student_is_the_conv_student(length: str) -> None:
     assert float(model.correct.weight.grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("has_norm", [True, False])
+def test_variate_tokens_hear_a_channels_level_and_range_only_without_the_norm(
+    has_norm: bool,
+) -> None:
+    given = {"family": "token", "width": 16, "depth": 2, "instance_norm": has_norm}
+    model = build_student(validate(config.Student, given, "a test"), 4, num_channels=20).eval()
+    frames, mask = torch.randn(3, 25, 20), torch.ones(3, 25, dtype=torch.bool)
+    logits = [model(each, mask).logits for each in (frames, 1.0 + 2.0 * frames)]
+    assert torch.allclose(*logits, atol=1e-3) is has_norm
+
+
 @pytest.mark.parametrize("has_embedding", [False, True])
 def test_variate_tokens_know_their_channel_only_with_an_embedding(has_embedding: bool) -> None:
     """Without one the tokens are a set: exchanging the channels changes nothing."""

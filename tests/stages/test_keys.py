@@ -101,7 +101,9 @@ NEEDED: dict[tuple[str, ...], dict[str, object]] = {
     ("student.num_heads", "student.ffn_ratio", "student.num_frames", "student.length"): {
         "student.family": "token"
     },
-    ("student.channel_embedding", "student.token_pooling"): {"student.family": "token"},
+    ("student.channel_embedding", "student.token_pooling", "student.instance_norm"): {
+        "student.family": "token"
+    },
     ("student.token_depth",): {"student.family": "conv_token"},
     ("distill.dkd_target_weight", "distill.dkd_other_weight"): {"distill.kd": "dkd"},
     tuple(f"curriculum.temperature_{name}" for name in ("start", "range", "lr", "full_at")): {

@@ -46,6 +46,8 @@ RANDOM: dict[str, dict[str, Any]] = {
         "student.augment.noise_snr_db": [0.0, 20.0],
         "student.augment.time_shift_frames": 5,
         "student.augment.speed": 0.2,
+        "student.augment.gain_db": 6.0,
+        "student.augment.filter_db": 6.0,
         "student.augment.crop_frames": 30,
         "student.fit.ema_decay": 0.9,
         "distill.kd": "dkd",

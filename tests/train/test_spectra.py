@@ -12,6 +12,7 @@ from serkd.train.batches import valid_frames
 from serkd.train.spectra import (
     add_noise,
     augment_logmel,
+    change_level,
     change_tempo,
     crop_frames,
     shift_frames,
@@ -135,10 +136,32 @@ def test_a_shift_of_the_mels_is_an_interpolation_along_them() -> None:
             np.testing.assert_allclose(moved[row, frame], expected, atol=1e-5)
 
 
+def test_a_filter_is_a_line_between_four_points_in_decibels_and_gain_is_a_fifth_number() -> None:
+    logmel, _ = _batch()
+    changed = change_level(logmel, 3.0, 9.0, _generators())
+    power, found = (unscale_power(each.double()).numpy() for each in (logmel, changed))
+    for row in range(len(LENGTHS)):
+        rng = np.random.default_rng((0, row))
+        gain = rng.uniform(-3, 3)
+        points = rng.uniform(-9, 9, 4)
+        decibels = gain + np.interp(np.arange(6), np.linspace(0, 5, 4), points)
+        expected = power[row] * 10 ** (decibels / 10)
+        np.testing.assert_allclose(found[row], expected, rtol=1e-4)
+
+
+def test_silence_cannot_become_softer_than_the_logarithms_floor() -> None:
+    silence = scale_power(torch.zeros(4, 5, 6))
+    changed = change_level(silence, 6.0, 0.0, _generators())
+    assert torch.equal(changed.amin(), silence.amin())
+    assert changed.amax() > silence.amax()
+
+
 SETTINGS = config.SpecAugment(
     crop_frames=16,
     speed=0.3,
     mel_shift_bins=2.0,
+    gain_db=6.0,
+    filter_db=6.0,
     time_mask_frames=5,
     mel_mask_bins=2,
     noise_snr_db=(0.0, 20.0),

@@ -37,11 +37,11 @@ class ChannelEmbedding(nn.Module):
 class TokenEncoder(nn.Module):
     """Variate tokens (after iTransformer, arXiv 2310.06625): (B, F, N) to (B, width).
 
-    Each channel is a series: normalised over its valid frames, brought to a fixed length, and made
-    one token by a Linear(num_frames -> width) shared by all channels; encoder layers attend over
-    the N tokens, which have no position; their mean or attention pooling is the embedding. With
-    `length: resample` a further token tells the logarithm of the duration; with `window` the
-    embedding is the mean over windows.
+    Each channel is a series: normalised over its valid frames, unless `instance_norm` is off,
+    brought to a fixed length, and made one token by a Linear(num_frames -> width) shared by all
+    channels; encoder layers attend over the N tokens, which have no position; their mean or
+    attention pooling is the embedding. With `length: resample` a further token tells the logarithm
+    of the duration; with `window` the embedding is the mean over windows.
     """
 
     def __init__(self, settings: config.Student, num_channels: int) -> None:
@@ -49,6 +49,7 @@ class TokenEncoder(nn.Module):
         width, depth = settings.shape
         self.out_dim = width
         self.num_frames = settings.series_frames
+        self.normalise = normalise_channels if settings.instance_norm else hide_padding
         self.fix_length = LENGTHS[settings.length]
         self.to_token = nn.Linear(settings.series_frames, width)
         self.channel = (
@@ -62,7 +63,7 @@ class TokenEncoder(nn.Module):
         self.pooling: Pooling = _TOKEN_POOLINGS[settings.token_pooling](width)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        series, is_own = self.fix_length(normalise_channels(frames, mask), mask, self.num_frames)
+        series, is_own = self.fix_length(self.normalise(frames, mask), mask, self.num_frames)
         tokens = self.channel(self.to_token(series.flatten(0, 1).transpose(1, 2)))
         if self.duration is not None:  # one window each
             duration = self.duration(log_duration(mask, self.num_frames))
@@ -77,6 +78,11 @@ def normalise_channels(frames: Tensor, mask: Tensor) -> Tensor:
     centred = frames - masked_mean(frames, mask)[:, None]
     variance = masked_mean(centred.square(), mask)[:, None]
     return centred / torch.sqrt(variance + 1e-5) * mask[..., None]
+
+
+def hide_padding(frames: Tensor, mask: Tensor) -> Tensor:
+    """(B, F, N) as it is; padding becomes 0."""
+    return frames * mask[..., None]
 
 
 def log_duration(mask: Tensor, num_frames: int) -> Tensor:
