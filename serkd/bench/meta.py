@@ -39,7 +39,7 @@ class _Noise:
         self.lengths, self.parts = np.full(count, num_frames), np.zeros(count, np.int64)
         self.hidden = torch.randn(count, num_frames, dim)
 
-    def __call__(self, index: np.ndarray) -> tuple[Tensor, ...]:
+    def __call__(self, index: np.ndarray, stretch: Tensor | None) -> tuple[Tensor, ...]:
         return self.hidden[index], torch.ones(self.hidden.shape[:2], dtype=torch.bool)[index]
 
 

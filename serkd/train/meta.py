@@ -79,14 +79,18 @@ class Lesson:
         quiz: QuizLoss,
         index: np.ndarray,
         labels: Tensor,
+        stretch: Tensor,
     ) -> dict[str, float]:
-        """The teacher's step for a batch of utterances (B,) and `labels` (B,); scalars to log."""
-        says = Says(*(output.requires_grad_() for output in self.teacher.read(index)))
+        """The teacher's step for a batch of utterances (B,) and `labels` (B,); scalars to log.
+
+        It hears the same `stretch` (B, 2) of them as the pilot, from which share to which.
+        """
+        says = Says(*(output.requires_grad_() for output in self.teacher.read(index, stretch)))
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no double backward
             parts, quiz_loss = HYPERGRADIENTS[self.settings.order](
                 student, says, partial(loss, says), quiz, self.settings.pilot_lr
             )
-        gradient = self.teacher.pull_back(index, parts)
+        gradient = self.teacher.pull_back(index, parts, stretch)
         scalars = {
             "meta/quiz_loss": quiz_loss,
             "meta/hypergradient_norm": float(compute_norm(gradient)),
@@ -94,7 +98,9 @@ class Lesson:
         if rho := self.settings.rho:
             own_loss = F.cross_entropy(says.logits, labels)
             (own,) = torch.autograd.grad(own_loss, says.logits)
-            own_parts = self.teacher.pull_back(index, [own, torch.zeros_like(says.embedding)])
+            own_parts = self.teacher.pull_back(
+                index, [own, torch.zeros_like(says.embedding)], stretch
+            )
             gradient = [(1 - rho) * a + rho * b for a, b in zip(gradient, own_parts, strict=True)]
             scalars["meta/teacher_loss"] = float(own_loss.detach())
         self.teacher.descend(gradient)

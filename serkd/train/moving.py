@@ -24,12 +24,15 @@ class Says(NamedTuple):
 
 
 class Inputs(Protocol):
-    """What the moving part reads of utterance i, of `lengths` (U,) frames, stored in `parts`."""
+    """What the moving part reads of utterance i, of `lengths` (U,) frames, stored in `parts`.
+
+    `stretch` (B, 2) is where they begin and end, as shares of the utterance; None = all of it.
+    """
 
     lengths: np.ndarray
     parts: np.ndarray
 
-    def __call__(self, index: np.ndarray) -> tuple[Tensor, ...]: ...
+    def __call__(self, index: np.ndarray, stretch: Tensor | None) -> tuple[Tensor, ...]: ...
 
 
 class MovingTeacher:
@@ -60,26 +63,36 @@ class MovingTeacher:
         """Positions in `index` that are passed together."""
         return split_batch(self.inputs.lengths[index], np.arange(len(index)), self.max_frames)
 
-    def _forward(self, index: np.ndarray) -> Says:
-        output = self.model(*(part.to(self.device) for part in self.inputs(index)))
+    def _forward(self, index: np.ndarray, stretch: Tensor | None) -> Says:
+        output = self.model(*(part.to(self.device) for part in self.inputs(index, stretch)))
         return Says(output.logits, output.embedding)
 
     @torch.no_grad()
-    def read(self, index: np.ndarray) -> Says:
-        """What it says of utterances (B,) now, without gradient."""
+    def read(self, index: np.ndarray, stretch: Tensor | None = None) -> Says:
+        """What it says of utterances (B,) now, without gradient.
+
+        It hears no more of them than `stretch` (B, 2), from which share of each to which.
+        """
         places = self._cut(index)
         back = torch.from_numpy(np.argsort(np.concatenate(places)))
-        found = [self._forward(index[some]) for some in places]
+        found = [self._forward(index[some], _take(stretch, some)) for some in places]
         return Says(*(torch.cat(parts)[back] for parts in zip(*found, strict=True)))
 
-    def pull_back(self, index: np.ndarray, outputs_gradient: Sequence[Tensor]) -> list[Tensor]:
-        """The gradient of the weights from that of `read(index)`: one backward pass."""
+    def pull_back(
+        self,
+        index: np.ndarray,
+        outputs_gradient: Sequence[Tensor],
+        stretch: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The gradient of the weights from that of `read`: one backward pass."""
         total = [torch.zeros_like(weight) for weight in self.weights()]
         for some in self._cut(index):
             pairs = [
                 (output, gradient[some])
                 for output, gradient in zip(
-                    self._forward(index[some]), outputs_gradient, strict=True
+                    self._forward(index[some], _take(stretch, some)),
+                    outputs_gradient,
+                    strict=True,
                 )
                 if output.requires_grad  # a head's embeddings are stored ones
             ]
@@ -136,3 +149,7 @@ class MovingTeacher:
             parts[part][rest] = value
         self.model.load_state_dict(parts["model"])
         load_optimizer_tensors(self.optimizer, parts["optimizer"])
+
+
+def _take(stretch: Tensor | None, some: np.ndarray) -> Tensor | None:
+    return None if stretch is None else stretch[some]

@@ -1,6 +1,7 @@
 """Log-mel of training utterances, changed; an utterance's numbers are drawn for it alone."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,17 @@ from serkd.train.batches import mask_logmel
 _FILTER_POINTS = 4
 
 Generators = Sequence[np.random.Generator]
+
+
+class Augmented(NamedTuple):
+    """Log-mel (B, F, N), its valid frames (B, F), and the `stretch` (B, 2) of each that is heard.
+
+    The stretch is where it begins and ends, as float64 shares of the utterance as it was given.
+    """
+
+    logmel: Tensor
+    mask: Tensor
+    stretch: Tensor
 
 
 def shift_frames(logmel: Tensor, mask: Tensor, most: int, generators: Generators) -> Tensor:
@@ -130,22 +142,29 @@ def augment_logmel(
     settings: config.SpecAugment,
     fill: Tensor,
     generators: Generators,
-) -> tuple[Tensor, Tensor]:
-    """(B, F, N) with valid frames (B, F) cut, changed and masked with `fill` (N,); and its mask."""
+) -> Augmented:
+    """(B, F, N) with valid frames (B, F) cut, changed and masked with `fill` (N,)."""
+    lengths = mask.sum(dim=1, keepdim=True)
+    # which frame each is goes through all that moves frames, as one more channel
+    place = torch.arange(logmel.shape[1], dtype=logmel.dtype).expand(logmel.shape[:2])
+    logmel = torch.cat([logmel, place[..., None]], dim=2)
     if settings.crop_frames is not None:
         logmel, mask = crop_frames(logmel, mask, settings.crop_frames, generators)
     if settings.speed:
         logmel, mask = change_tempo(logmel, mask, settings.speed, generators)
+    if settings.time_shift_frames:
+        logmel = shift_frames(logmel, mask, settings.time_shift_frames, generators)
+    logmel, place = logmel[..., :-1], logmel[..., -1]
+    last = place.gather(1, mask.sum(dim=1, keepdim=True) - 1)
+    stretch = torch.cat([place[:, :1], last + 1], dim=1).double() / lengths
     if settings.mel_shift_bins:
         logmel = shift_mels(logmel, settings.mel_shift_bins, generators)
     if settings.gain_db or settings.filter_db:
         logmel = change_level(logmel, settings.gain_db, settings.filter_db, generators)
-    if settings.time_shift_frames:
-        logmel = shift_frames(logmel, mask, settings.time_shift_frames, generators)
     if settings.noise_snr_db is not None:
         logmel = add_noise(logmel, mask, settings.noise_snr_db, generators)
     bands = [
         (1, settings.time_masks, settings.time_mask_frames),
         (2, settings.mel_masks, settings.mel_mask_bins),
     ]
-    return mask_logmel(logmel, mask, bands, fill, generators), mask
+    return Augmented(mask_logmel(logmel, mask, bands, fill, generators), mask, stretch)

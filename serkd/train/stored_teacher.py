@@ -5,6 +5,7 @@ states below them.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class EmbeddingInputs:
         self.lengths = np.ones(len(embedding), np.int64)
         self.parts = np.zeros(len(embedding), np.int64)
 
-    def __call__(self, index: np.ndarray) -> tuple[Tensor, ...]:
+    def __call__(self, index: np.ndarray, stretch: Tensor | None) -> tuple[Tensor, ...]:
+        """Of the whole utterance: an embedding cannot be cut."""
         return (self.embedding[index],)
 
 
@@ -62,12 +64,21 @@ class StateInputs:
         self.cache = PartCache(stored, max_bytes)
         self.lengths, self.parts = stored.lengths, stored.parts
 
-    def __call__(self, index: np.ndarray) -> tuple[Tensor, ...]:
+    def __call__(self, index: np.ndarray, stretch: Tensor | None) -> tuple[Tensor, ...]:
         found: dict[int, np.ndarray] = {}
         for i in index[np.argsort(self.parts[index], kind="stable")].tolist():
             found[i] = self.cache[i]  # part by part: each is read once
-        rows = stack_frames(list(map(str, index)), [found[i] for i in index.tolist()])
+        values = [found[i] for i in index.tolist()]
+        if stretch is not None:
+            values = [_cut(v, *ends) for v, ends in zip(values, stretch.tolist(), strict=True)]
+        rows = stack_frames(list(map(str, index)), values)
         return pad_frames(rows, np.arange(len(index)))
+
+
+def _cut(frames: np.ndarray, start: float, end: float) -> np.ndarray:
+    """The frames (F, D) of a stretch from one share of an utterance to another; one at least."""
+    first = min(int(start * len(frames)), len(frames) - 1)
+    return frames[first : max(first + 1, math.ceil(end * len(frames)))]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from serkd.train.moving import Says
 from serkd.train.outputs import Outputs, forward_pair, predict
 from serkd.train.pacing import DataCurriculum
 from serkd.train.source import MemorySource, Padded
-from serkd.train.spectra import augment_logmel
+from serkd.train.spectra import Augmented, augment_logmel
 from serkd.train.stored_teacher import StoredTeacher
 from serkd.train.task import Step, Task, seed_torch
 from serkd.train.workers import Workers
@@ -131,14 +131,15 @@ class StudentTask(Task):
         return {name: float(views * count) for name, count in rows.items()}
 
     def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
-        output = self.model(*self._augment(index, batch, step))
-        teacher = self._read_teacher(index)
+        given = self._augment(index, batch, step)
+        output = self.model(given.logmel, given.mask)
+        teacher = self._read_teacher(index, given.stretch)
         temperature = self._soften(output, teacher, step)
         if "kd" in self.guidance.weights(step.progress):
             self.guidance.note(temperature, len(output.logits))
         return self._learn(output, index, step, teacher, temperature)
 
-    def _augment(self, index: np.ndarray, batch: Padded, step: Step) -> tuple[Tensor, Tensor]:
+    def _augment(self, index: np.ndarray, batch: Padded, step: Step) -> Augmented:
         """What the student is given of a batch in a training step.
 
         An utterance's views are side by side.
@@ -149,15 +150,14 @@ class StudentTask(Task):
         fill = self.model.standardise.mean.cpu()
         # a generator that is there twice goes on with other numbers
         generators = [rng for rng in step.generators(index) for _ in range(views)]
-        logmel, mask = augment_logmel(logmel, mask, self.settings.augment, fill, generators)
-        return logmel.to(self.device), mask.to(self.device)
+        given = augment_logmel(logmel, mask, self.settings.augment, fill, generators)
+        return given._replace(logmel=given.logmel.to(self.device), mask=given.mask.to(self.device))
 
     def _soften(self, output: StudentOutput, teacher: Says | None, step: Step) -> Temperature:
         """The temperature of KD for each row of an output, or for all."""
         if teacher is None:
             return self.distill.temperature
-        logits = teacher.logits.repeat_interleave(self.distill.supcon_views, dim=0)
-        return self.guidance.soften(output.logits, logits, step.progress)
+        return self.guidance.soften(output.logits, teacher.logits, step.progress)
 
     def _learn(
         self,
@@ -174,9 +174,8 @@ class StudentTask(Task):
         all_labels, _ = gather(labels, len(step.batch), views)
         target = None
         if teacher is not None:
-            logits, embedding = (said.repeat_interleave(views, dim=0) for said in teacher)
-            hint = self.guidance.build_hint(output, embedding)
-            target = Target(logits, temperature, hint)
+            hint = self.guidance.build_hint(output, teacher.embedding)
+            target = Target(teacher.logits, temperature, hint)
         return student_terms(
             output,
             labels,
@@ -189,13 +188,17 @@ class StudentTask(Task):
     def _labels(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(self.data.labels[index]).to(self.device)
 
-    def _read_teacher(self, index: np.ndarray) -> Says | None:
-        """What the teacher says: as stored, or as it is now where it learns."""
+    def _read_teacher(self, index: np.ndarray, stretch: Tensor) -> Says | None:
+        """What the teacher says of every view: as stored, or as it is now where it learns.
+
+        Layers that learn hear the view's own stretch; what is stored is of whole utterances.
+        """
         if self.teacher is None:
             return None
+        rows = np.repeat(index, self.distill.supcon_views)
         if self.lesson is not None:
-            return self.lesson.teacher.read(index)
-        stored = (self.teacher.logits[index], self.teacher.embedding[index])
+            return self.lesson.teacher.read(rows, stretch)
+        stored = (self.teacher.logits[rows], self.teacher.embedding[rows])
         return Says(*(torch.from_numpy(values).to(self.device) for values in stored))
 
     def before_step(self, index: np.ndarray, step: Step) -> dict[str, float]:
@@ -212,11 +215,11 @@ class StudentTask(Task):
         """
         asked = lesson.draw_quiz(len(index), step)
         batch, quiz_batch = self.source.load([index, asked], step.epoch)
-        inputs, quiz_inputs = self._augment(index, batch, step), quiz_batch.to(self.device)
+        given, quiz_inputs = self._augment(index, batch, step), quiz_batch.to(self.device)
         softened: list[Temperature] = []
 
         def loss(teacher: Says, student: Parameters) -> Tensor:
-            output = functional_call(self.model, student, inputs)
+            output = functional_call(self.model, student, (given.logmel, given.mask))
             if not softened:
                 softened.append(self._soften(output, teacher, step))
             terms = self._learn(output, index, step, teacher, softened[0]).values()
@@ -228,7 +231,9 @@ class StudentTask(Task):
 
         self.model.eval()  # no dropout: all gradients must see the same function
         student: Parameters = dict(self.model.named_parameters())
-        scalars = lesson.take_step(student, loss, quiz, index, self._labels(index))
+        rows = np.repeat(index, self.distill.supcon_views)
+        labels = self._labels(rows)
+        scalars = lesson.take_step(student, loss, quiz, rows, labels, given.stretch)
         self.model.train()
         return scalars
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -66,8 +67,8 @@ class _DoubleInputs:
     def __init__(self, inner: Any) -> None:  # noqa: ANN401
         self.inner, self.lengths, self.parts = inner, inner.lengths, inner.parts
 
-    def __call__(self, index: np.ndarray) -> tuple[Tensor, ...]:
-        found = self.inner(index)
+    def __call__(self, index: np.ndarray, stretch: Tensor | None) -> tuple[Tensor, ...]:
+        found = self.inner(index, stretch)
         return tuple(part.double() if part.is_floating_point() else part for part in found)
 
 
@@ -334,6 +335,48 @@ def test_the_pilot_learns_from_what_the_student_will_be_given(
     assert all(torch.equal(given, real) for given in (pilot, up, down))
     (asked,) = task.source.load([_lesson(task).draw_quiz(len(index), step)], 0)
     assert torch.equal(quiz, asked.frames)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_layers_that_learn_hear_the_stretch_that_the_student_hears(
+    stored: Builder, monkeypatch: pytest.MonkeyPatch, views: int
+) -> None:
+    """In its own step and in the student's; without a crop it is all of every utterance."""
+    changes = {"student__augment__crop_frames": 20, "student__augment__speed": 0.2}
+    for given in ({**changes, "student__augment__time_shift_frames": 6}, {}):
+        task = _student(stored, "last_n", order="finite", distill__supcon_views=views, **given)
+        index, step = _batch(task)
+        teacher, heard = _lesson(task).teacher, []
+        forward = teacher.model.forward
+
+        def listen(
+            hidden: Tensor,
+            mask: Tensor,
+            forward: Any = forward,  # noqa: ANN401
+            heard: list[Tensor] = heard,
+        ) -> Any:  # noqa: ANN401
+            heard.append(hidden[mask])
+            return forward(hidden, mask)
+
+        monkeypatch.setattr(teacher.model, "forward", listen)
+        task.before_step(index, step)
+        (batch,) = task.source.load([index], 0)
+        task.terms(index, batch, step)
+        augmented = task._augment(index, batch, step)
+        expected = []
+        for i, (start, end) in zip(
+            np.repeat(index, views), augmented.stretch.tolist(), strict=True
+        ):
+            (frames, _) = teacher.inputs(np.array([i]), None)
+            count = frames.shape[1]
+            expected.append(frames[0, math.floor(start * count) : math.ceil(end * count)])
+            seconds = (end - start) * int(task.lengths[i]) / task.settings.input_rate_hz
+            # 20 frames at 100 Hz, of which a shift may push some out
+            assert seconds <= (0.21 if given else 60.0)
+            assert given or (start, end) == (0.0, 1.0)
+        assert len(heard) == 3  # before the lesson, for its gradient, and for the student
+        for found in heard:
+            torch.testing.assert_close(found, torch.cat(expected))
 
 
 def test_the_teacher_learns_every_so_many_steps(stored: Builder) -> None:

@@ -109,7 +109,7 @@ def test_stored_states_are_read_in_any_order_and_few_are_held(
     ids = sorted(frames, reverse=True)
     inputs = StateInputs(folder, "layer_2", ids, max_bytes)
     for index in (np.array([3, 0, 7]), np.array([11, 11, 2, 5])):
-        hidden, mask = inputs(index)
+        hidden, mask = inputs(index, None)
         for row, i in enumerate(index):
             expected = frames[ids[i]].astype(np.float32)
             assert int(mask[row].sum()) == inputs.lengths[i] == len(expected)
@@ -138,7 +138,7 @@ def test_pieces_of_a_batch_give_what_the_batch_gives(
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
     torch.manual_seed(0)
     upstream = [torch.randn_like(output) for output in says]
-    output = whole.model(*whole.inputs(index))
+    output = whole.model(*whole.inputs(index, None))
     value = sum(
         (a * b).sum() for a, b in zip((output.logits, output.embedding), upstream, strict=True)
     )

@@ -172,24 +172,45 @@ SETTINGS = config.SpecAugment(
 def test_augmentation_is_an_utterances_own_whatever_the_padding_and_the_company() -> None:
     fill = torch.zeros(6)
     (logmel, mask), (padded, long_mask) = _batch(), _batch(50)
-    whole, kept = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
-    longer, also_kept = augment_logmel(padded, long_mask, SETTINGS, fill, _generators())
+    whole, kept, _ = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
+    longer, also_kept, _ = augment_logmel(padded, long_mask, SETTINGS, fill, _generators())
     assert torch.equal(also_kept, kept)
     torch.testing.assert_close(longer[kept], whole[kept], rtol=1e-5, atol=1e-6)
-    alone, own = augment_logmel(logmel[1:2], mask[1:2], SETTINGS, fill, _generators()[1:2])
+    alone, own, _ = augment_logmel(logmel[1:2], mask[1:2], SETTINGS, fill, _generators()[1:2])
     torch.testing.assert_close(alone[own], whole[1][kept[1]], rtol=1e-5, atol=1e-6)
-    again, _ = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
+    again, *_ = augment_logmel(logmel, mask, SETTINGS, fill, _generators())
     assert torch.equal(again, whole)
-    other, other_kept = augment_logmel(logmel, mask, SETTINGS, fill, _generators(1))
+    other, other_kept, _ = augment_logmel(logmel, mask, SETTINGS, fill, _generators(1))
     assert not (torch.equal(other_kept, kept) and torch.equal(other, whole))
 
 
 def test_everything_off_changes_nothing() -> None:
     logmel, mask = _batch()
     off = config.SpecAugment(time_masks=0, mel_masks=0)
-    found, kept = augment_logmel(logmel, mask, off, torch.zeros(6), _generators())
+    found, kept, stretch = augment_logmel(logmel, mask, off, torch.zeros(6), _generators())
     assert torch.equal(found, logmel)
     assert torch.equal(kept, mask)
+    assert stretch.tolist() == [[0.0, 1.0]] * len(logmel)
+
+
+def test_the_stretch_is_what_is_left_after_all_that_moves_frames() -> None:
+    """Told by frames that are numbered."""
+    _, mask = _batch()
+    numbered = torch.arange(30.0).expand(4, 30)[..., None].repeat(1, 1, 6)
+    moves = {"crop_frames": 9, "speed": 0.4, "time_shift_frames": 3}
+    settings = config.SpecAugment(**moves, time_masks=0, mel_masks=0)
+    seen = set()
+    for seed in range(50):
+        found, kept, stretch = augment_logmel(
+            numbered, mask, settings, torch.zeros(6), _generators(seed)
+        )
+        for row, length in enumerate(LENGTHS):
+            values = found[row, kept[row], 0]
+            expected = [float(values[0]) / length, (float(values[-1]) + 1) / length]
+            np.testing.assert_allclose(stretch[row], expected, rtol=1e-5)
+            assert 0.0 <= stretch[row, 0] < stretch[row, 1] <= 1.0
+            seen.add((row, round(float(stretch[row, 0]), 3)))
+    assert len(seen) > 40
 
 
 def test_a_range_of_ratios_must_be_in_order() -> None:
