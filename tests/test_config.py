@@ -172,7 +172,20 @@ def test_a_problem_says_the_rule_and_then_the_value(
             "teacher: {answer_speeds: [0.9]}\nmeta: {order: finite, trains: last_n}",
             "teacher.answer_speeds must be [1.0] when meta.trains is 'last_n'",
         ),
+        (
+            "teacher: {answer_speeds: [0.9]}\nmeta: {order: finite}",
+            "teacher.answer_speeds must be [1.0] when meta.order is on and teacher.stage2.loss is "
+            "'am_softmax'",
+        ),
+        (
+            "distill: {alpha: 0, supcon_weight: 1}",
+            "distill.supcon_weight must be below 1 when distill.alpha is 0",
+        ),
         ("student: {kernel_frames: 4}", "kernel_frames must be odd, got 4"),
+        (
+            "student: {stem: frames, depth: 2}",
+            "depth must be at least 3, one layer for each halving from 100 Hz, when reduction is 4",
+        ),
         (
             "teacher: {stage2: {class_weights: balanced, fit: {batches: class_balanced}}}",
             "class_weights must be 'none' when fit.batches is 'class_balanced'",

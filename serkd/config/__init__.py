@@ -93,11 +93,29 @@ class Experiment(Section):
                 f"got {list(weights)}"
             )
         problems += self._small_batches()
-        is_taught = max(self.curriculum.alpha_ends(self.distill.alpha)) > 0
-        if self.meta.order != "off" and not is_taught:
+        has_kd = max(self.curriculum.alpha_ends(self.distill.alpha)) > 0
+        has_hint = self.meta.has_live_layers and self.distill.gamma > 0
+        if self.meta.order != "off" and not (has_kd or has_hint):
             problems.append(
-                "distill.alpha must be above 0 when meta.order is on (the head is taught through "
-                f"the distillation term), got 0 with {self.meta.order!r}"
+                "distill.alpha must be above 0 when meta.order is on (the teacher is taught "
+                "through the distillation term, or layers of it, with meta.trains: last_n, through "
+                f"the hint, distill.gamma), got 0 with {self.meta.order!r}"
+            )
+        if self.distill.supcon_weight == 1.0 and not has_kd:
+            problems.append(
+                "distill.supcon_weight must be below 1 when distill.alpha is 0 (nothing would "
+                "teach the classifier), got 1"
+            )
+        is_live_head = self.meta.order != "off" and not self.meta.has_live_layers
+        if (
+            is_live_head
+            and self.teacher.stage2.loss != "cross_entropy"
+            and self.teacher.answer_speeds != (1.0,)
+        ):
+            problems.append(
+                "teacher.answer_speeds must be [1.0] when meta.order is on and "
+                f"teacher.stage2.loss is {self.teacher.stage2.loss!r} (a cosine of mean embeddings "
+                f"is no mean of cosines), got {list(self.teacher.answer_speeds)}"
             )
         if self.meta.has_live_layers and self.teacher.answer_speeds != (1.0,):
             problems.append(

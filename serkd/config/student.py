@@ -1,5 +1,6 @@
 """The student: what it hears, its family and size, and how its input is augmented."""
 
+import math
 from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -175,6 +176,11 @@ class Student(Section):
         return self.num_frames or (300 if self.family == "token" else 64)
 
     @property
+    def num_halvings(self) -> int:
+        """How often convolutions halve the rate of the input: to 50 Hz / `reduction`."""
+        return round(math.log2(self.reduction * self.input_rate_hz / 50))
+
+    @property
     def has_channel_embedding(self) -> bool:
         """Whether tokens know which channel they are."""
         return (
@@ -184,6 +190,13 @@ class Student(Section):
     @model_validator(mode="after")
     def _legal_shape(self) -> "Student":
         problems = [*self._token_problems(), *self._input_problems()]
+        halvings, depth = self.num_halvings, self.shape.depth
+        if self.family != "token" and not self.has_spectrum_stem and depth < halvings:
+            problems.append(
+                f"depth must be at least {halvings}, one layer for each halving from "
+                f"{self.input_rate_hz} Hz, when reduction is {self.reduction} without the spectrum "
+                f"stem, got {depth}"
+            )
         if self.kernel_frames % 2 == 0:
             problems.append(f"kernel_frames must be odd, got {self.kernel_frames}")
         if problems:
@@ -207,7 +220,8 @@ class Student(Section):
 
     def _input_problems(self) -> list[str]:
         problems = []
-        if self.input == "logmel" and self.augment.mel_mask_bins > self.logmel.num_mels:
+        is_too_wide = self.augment.mel_mask_bins > self.logmel.num_mels
+        if self.input == "logmel" and self.augment.mel_masks and is_too_wide:
             problems.append(
                 f"augment.mel_mask_bins must be at most logmel.num_mels = {self.logmel.num_mels}, "
                 f"got {self.augment.mel_mask_bins}"

@@ -8,10 +8,12 @@ from serkd.errors import InputError
 
 
 def choose_quiz(speakers: Sequence[str], labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which training utterances (U,) bool form the quiz: whole speakers, at least `share` of them.
+    """Which training utterances (U,) bool form the quiz: whole speakers, `share` of all or more.
 
-    Speakers are added in random order, skipping any without whom a class would be lost from
-    training. Then, up to half of all, those come in who have a class that the quiz lacks.
+    Speakers are added in random order until it is reached, skipping any without whom a class would
+    be lost from training, or more than half of what `share` would leave to it; with few or unequal
+    speakers the quiz is smaller than `share`, or larger. Then, up to half of all, those come in who
+    have a class that the quiz lacks.
 
     Raises:
         InputError: no speaker can be spared.
@@ -26,12 +28,14 @@ def choose_quiz(speakers: Sequence[str], labels: np.ndarray, share: float, seed:
     for speaker in order:
         if quiz.mean() >= share:
             break
-        if leaves_every_class(quiz | (names == speaker)):
-            quiz |= names == speaker
+        asked = quiz | (names == speaker)
+        if asked.mean() <= (1 + share) / 2 and leaves_every_class(asked):
+            quiz = asked
     if not quiz.any():
         raise InputError(
             f"meta.quiz_share must leave training every emotion, but with {share} of whole "
-            "speakers no speaker can be spared: each is the only one with some emotion"
+            "speakers no speaker can be spared: each is the only one with some emotion, or has "
+            "most utterances"
         )
     for speaker in order:
         asked = quiz | (names == speaker)

@@ -5,9 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from serkd import config
+from serkd.corpora.audio import SAMPLE_RATE_HZ
 from serkd.features.backbone import Backbone, Prefix
 from serkd.features.logmel import compute_logmel
+from serkd.models.cost import count_macs, time_forward
 from serkd.models.student import build_student, count_parameters
+
+COST_SECONDS = 3.0  # of the utterance that costs are measured on
+_REPEATS = 15
 
 
 class Listener(nn.Module):
@@ -45,3 +50,25 @@ def count_inside(settings: config.Student, backbone: Backbone | None) -> int:
         return 0
     assert backbone is not None
     return count_parameters(Prefix(backbone, settings.hidden.layer))
+
+
+def measure_student(
+    settings: config.Student,
+    backbone: Backbone | None,
+    num_classes: int,
+    repeats: int = _REPEATS,
+) -> dict[str, float]:
+    """Parameters, and MACs and seconds for one utterance of 3 s, from waveform to logits.
+
+    `real_time_factor` is seconds of computing by seconds of speech, on one thread.
+    """
+    listener = Listener(settings, backbone, num_classes)
+    noise = np.random.default_rng(0).standard_normal(round(COST_SECONDS * SAMPLE_RATE_HZ))
+    waveform = 0.1 * noise.astype(np.float32)
+    seconds = time_forward(lambda: listener(waveform), repeats)
+    return {
+        "parameters": count_parameters(listener),
+        "macs": count_macs(lambda: listener(waveform)),
+        "latency_s": seconds,
+        "real_time_factor": seconds / COST_SECONDS,
+    }

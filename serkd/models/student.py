@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from serkd import config
@@ -22,6 +23,11 @@ class StudentOutput:
     logits: Tensor
     embedding: Tensor
     projection: Tensor
+
+    def float(self) -> "StudentOutput":
+        """In float32, or in float64 where it is."""
+        parts = (self.logits, self.embedding, self.projection)
+        return StudentOutput(*(p if p.dtype == torch.float64 else p.float() for p in parts))
 
 
 class Student(nn.Module):

@@ -147,7 +147,7 @@ def run_study(
     groups = [arm_cells(experiment, folds, seeds, model) for experiment in experiments]
     described = _describe(study, facts, folds, experiments, tuned, groups)
     for arm, experiment in zip(described["arms"], experiments, strict=True):
-        arm["latency_ms"] = _latency(folder, experiment, source)
+        arm |= _cost(folder, experiment, source)
     write_json(folder / PLAN, described)
     cells = unique_cells(groups)
     try:
@@ -181,15 +181,15 @@ def collect(folder: Path, cells: Sequence[Cell], source: Source) -> None:
             write_json(path, outcome)
 
 
-def _latency(folder: Path, experiment: Experiment, source: Source) -> float | None:
+def _cost(folder: Path, experiment: Experiment, source: Source) -> dict[str, float | None]:
     """Measured once for every student: two measurements of one are no difference of arms."""
-    path = folder / "latency.json"
+    path = folder / "cost.json"
     known = read_json(path) if path.is_file() else {}
     shape = compute_key(used_values(experiment, ("student",)))
     if shape not in known:
-        known[shape] = source.latency(experiment)
+        known[shape] = source.cost(experiment)
         write_json(path, known)
-    return cast("float | None", known[shape])
+    return cast("dict[str, float | None]", known[shape])
 
 
 def _tune(

@@ -96,6 +96,7 @@ def _add_arms(
             experiment=arm["experiment"],
             num_planned=len(arm["cells"]),
             parameters=first.get("parameters"),
+            macs=arm["macs"],
             latency_ms=arm["latency_ms"],
             cells=[_cell(fold, seed, name, outcomes) for fold, seed, name in arm["cells"]],
             command=shlex.join(

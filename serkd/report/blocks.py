@@ -157,12 +157,13 @@ def pareto_block(report: Report) -> Block:
             "yes" if point["is_on_front"] else "no",
             percent(point["mean"]),
             f"{point['parameters']:,}",
+            number(point["macs"] and point["macs"] / 1e6, ".0f"),
             number(point["latency_ms"], ".1f"),
         )
         for point in report["pareto"]
     ]
     metric = report["comparison"]["metric"].upper()
-    head = ("arm", "on the front", f"{metric}, percent", "parameters", "latency, ms")
+    head = ("arm", "on the front", f"{metric}, percent", "parameters", "M MACs", "latency, ms")
     return Block("pareto", "Quality for its size", head, tuple(rows), 2)
 
 

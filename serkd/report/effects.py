@@ -78,6 +78,7 @@ def find_pareto(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "row": arm["row"],
             "mean": arm["mean"],
             "parameters": arm["parameters"],
+            "macs": arm["macs"],
             "latency_ms": arm["latency_ms"],
             "is_on_front": not _is_dominated(points, i),
         }

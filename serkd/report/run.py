@@ -15,7 +15,7 @@ from serkd.corpora.protocols import read_folds
 from serkd.devices import choose_device
 from serkd.events import Observer, Observers, Within
 from serkd.files import write_json
-from serkd.report.cost import measure_student
+from serkd.models.listener import measure_student
 from serkd.report.embeddings import show_embeddings
 from serkd.report.plots import draw_confusions, draw_pooled, save_figure
 from serkd.report.predictions import predictions_table, write_predictions

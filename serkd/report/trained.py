@@ -13,7 +13,7 @@ from serkd.report.results import dev_labels
 from serkd.report.sweep import Progress
 from serkd.search.cell_trials import run_cells
 from serkd.search.cells import Cell
-from serkd.search.footprint import measure_latency
+from serkd.search.footprint import measure_cost
 from serkd.search.ledger import Ledger
 from serkd.search.space import Resources
 from serkd.stages.store import StageStore
@@ -34,8 +34,8 @@ class Source(Protocol):
     def outcome(self, cell: Cell) -> dict[str, Any] | None:
         """See `read_outcome`; None while there is none."""
 
-    def latency(self, experiment: Experiment) -> float | None:
-        """Milliseconds, see `measure_latency`; None where nothing is known of it."""
+    def cost(self, experiment: Experiment) -> Mapping[str, float | None]:
+        """See `measure_cost`; None where nothing is known."""
 
 
 class Trained:
@@ -74,8 +74,8 @@ class Trained:
         fold, labels = self.folds[cell.fold], self.labels[cell.fold]
         return read_outcome(cell, fold, self.store, labels)
 
-    def latency(self, experiment: Experiment) -> float | None:
+    def cost(self, experiment: Experiment) -> Mapping[str, float | None]:
         if self.model != "student":
-            return None
+            return {"macs": None, "latency_ms": None}
         first = next(iter(self.folds.values()))
-        return measure_latency(experiment, len(first.manifest.class_names))
+        return measure_cost(experiment, len(first.manifest.class_names))

@@ -2,19 +2,13 @@
 
 import functools
 
-import numpy as np
 import torch
 
 from serkd import config
 from serkd.config import Experiment
-from serkd.corpora.audio import SAMPLE_RATE_HZ
 from serkd.features.backbone import Backbone, find_backbone
-from serkd.models.cost import time_forward
-from serkd.models.listener import Listener, count_inside
+from serkd.models.listener import count_inside, measure_student
 from serkd.models.student import build_student, count_parameters
-
-SECONDS = 5.0  # of audio that latency is measured on
-_PASSES = 7
 
 
 def count_student(experiment: Experiment, num_classes: int) -> int:
@@ -26,8 +20,8 @@ def count_student(experiment: Experiment, num_classes: int) -> int:
     return own + count_inside(settings, backbone)
 
 
-def measure_latency(experiment: Experiment, num_classes: int) -> float:
-    """Milliseconds that one CPU thread takes from 5 s of waveform to logits; median of 7.
+def measure_cost(experiment: Experiment, num_classes: int) -> dict[str, float]:
+    """`macs`, and `latency_ms` on one CPU thread, of 3 s from waveform to logits.
 
     Measured once for every shape in a process: what does not change the shape does not count.
     """
@@ -37,17 +31,23 @@ def measure_latency(experiment: Experiment, num_classes: int) -> float:
     return _measure(shape, _find_ears(experiment), num_classes)
 
 
+def measure_latency(experiment: Experiment, num_classes: int) -> float:
+    """The `latency_ms` of `measure_cost`."""
+    return measure_cost(experiment, num_classes)["latency_ms"]
+
+
 def _find_ears(experiment: Experiment) -> Backbone | None:
     has_backbone = experiment.student.has_backbone
     return find_backbone(experiment.backbone.name) if has_backbone else None
 
 
 @functools.cache
-def _measure(settings: config.Student, backbone: Backbone | None, num_classes: int) -> float:
+def _measure(
+    settings: config.Student, backbone: Backbone | None, num_classes: int
+) -> dict[str, float]:
     state = torch.get_rng_state()
     try:
-        listener = Listener(settings, backbone, num_classes)
-        waveform = np.zeros(round(SECONDS * SAMPLE_RATE_HZ), np.float32)
-        return 1000 * time_forward(lambda: listener(waveform), _PASSES)
+        found = measure_student(settings, backbone, num_classes)
     finally:
         torch.set_rng_state(state)
+    return {"macs": found["macs"], "latency_ms": 1000 * found["latency_s"]}

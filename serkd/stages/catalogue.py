@@ -208,7 +208,7 @@ STAGES: dict[str, Stage] = {
         reads_backbone=True,
     ),
     "random_teacher": Stage(
-        version=1,
+        version=2,
         uses=(*_READ, "teacher.stage2", "seed"),
         inputs=lambda e, r: [find_prefix(e)],
         fits="train",

@@ -1,7 +1,11 @@
 """What cannot work on a fold, known before any work is done."""
 
+import numpy as np
+
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold
+from serkd.distill.quiz import choose_quiz
+from serkd.errors import InputError
 from serkd.features.backbone import Backbone
 from serkd.units.genders import gender_problems
 
@@ -44,7 +48,7 @@ def find_input_problems(experiment: Experiment, backbone: Backbone) -> list[str]
             f"student.hidden.layer must be at least backbone.frozen_layers = {frozen} when "
             f"student.hidden.source is 'extractor' (below, nothing is fine-tuned), got {layer}"
         )
-    if student.augment.mel_mask_bins > backbone.dim:
+    if student.augment.mel_masks and student.augment.mel_mask_bins > backbone.dim:
         problems.append(
             f"student.augment.mel_mask_bins must be at most the {backbone.dim} channels of "
             f"{backbone.name}, got {student.augment.mel_mask_bins}"
@@ -111,6 +115,19 @@ def find_vote_problems(experiment: Experiment, fold: Fold) -> list[str]:
         "curriculum.scorer must not be 'annotator_disagreement' unless the manifest has votes for "
         f"every training utterance, {missing} of {len(votes)} in fold {fold.name} have none"
     ]
+
+
+def find_quiz_problems(experiment: Experiment, fold: Fold) -> list[str]:
+    """Speakers of whom none can be spared for the quiz."""
+    if experiment.meta.order == "off":
+        return []
+    speakers = [fold.manifest.by_id[utt_id].speaker_id for utt_id in fold.train]
+    labels = np.array(fold.manifest.labels(fold.train))
+    try:
+        choose_quiz(speakers, labels, experiment.meta.quiz_share, experiment.seed)
+    except InputError as error:
+        return [f"{error}, in fold {fold.name}"]
+    return []
 
 
 def most_train_frames(experiment: Experiment, fold: Fold) -> dict[str, int]:

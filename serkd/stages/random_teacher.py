@@ -21,7 +21,7 @@ def run_random_teacher(context: Context) -> None:
     """
     trunk, seed = build_plain_trunk(context), context.config("seed")
     frozen = context.config("backbone.frozen_layers")
-    nothing_of_training = {"augment": Augment(), "class_weights": "none"}
+    nothing_of_training = {"augment": Augment(), "class_weights": "none", "probe_l2": None}
     settings = context.config("teacher.stage2").model_copy(update=nothing_of_training)
     task = EmotionTask(
         fold_data(context, "features", prefix_column(context)),

@@ -38,10 +38,11 @@ class Guidance(nn.Module):
         self.has_teacher = teacher_width is not None
         self.temperature = self.projection = None
         if teacher_width is not None:
-            first = compute_first_temperature(distill, curriculum)
-            self.temperature = build_temperature(curriculum, first, num_classes)
+            # first, since its random start must not depend on the temperature's
             if distill.gamma > 0:
                 self.projection = nn.Linear(width, teacher_width)
+            first = compute_first_temperature(distill, curriculum)
+            self.temperature = build_temperature(curriculum, first, num_classes)
         if self.temperature is not None and distill.kd == "mse_logits":
             _LOG.warning(
                 "curriculum.temperature_curriculum has no effect: mse_logits has no temperature"
@@ -52,6 +53,10 @@ class Guidance(nn.Module):
         """The weight of each term at `progress`."""
         alpha = compute_alpha(self.distill, self.curriculum, progress)
         return weigh_terms(self.distill, has_teacher=self.has_teacher, alpha=alpha)
+
+    def has_temperature(self, progress: float) -> bool:
+        """Whether any term is softened at `progress`."""
+        return "kd" in self.weights(progress) and self.distill.kd != "mse_logits"
 
     def soften(
         self, student_logits: Tensor, teacher_logits: Tensor, progress: float
@@ -94,7 +99,7 @@ class Guidance(nn.Module):
         if not self.has_teacher:
             return {}
         found = {"alpha": compute_alpha(self.distill, self.curriculum, progress)}
-        if self.temperature is not None:
+        if self.temperature is not None and self.has_temperature(progress):
             found["lambda"] = compute_reversal(self.curriculum, progress)
         return found
 

@@ -49,14 +49,19 @@ class DataCurriculum:
         """Whether difficulty changes with the student."""
         return self.settings.scorer == "student_teacher_kl" and self.settings.pacing != "none"
 
-    def active(self, progress: float, ask_student: Callable[[], np.ndarray]) -> np.ndarray:
-        """Utterances in use at `progress`; `ask_student` gives its logits (U, C) on train."""
+    def active(
+        self, progress: float, ask_both: Callable[[], tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
+        """Utterances in use at `progress`.
+
+        `ask_both` gives the student's and the teacher's logits (U, C) on train, as they are now.
+        """
         share = compute_share(self.settings, progress)
         if share >= 1.0:
             return self.learned
         if self.is_self_paced:
-            assert self.teacher_logits is not None
-            self.position = self._rank(score_divergence(self.teacher_logits, ask_student()))
+            student, teacher = ask_both()
+            self.position = self._rank(score_divergence(teacher, student))
         return self.learned[self.position < share]
 
     def _score(self) -> np.ndarray:

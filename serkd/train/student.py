@@ -76,9 +76,10 @@ class StudentTask(Task):
         if meta.order != "off":
             assert teacher is not None
             self.lesson = Lesson(data, teacher, meta, seed, self.device)
+        self.is_scored_unseen = unseen is not None
         scorer = self.teacher if unseen is None else unseen.select(data.train_ids)
-        scores = None if scorer is None else scorer.logits
-        self.pace = DataCurriculum(curriculum, data, ~self.quiz, scores, seed)
+        self.scores = None if scorer is None else scorer.logits
+        self.pace = DataCurriculum(curriculum, data, ~self.quiz, self.scores, seed)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -94,7 +95,15 @@ class StudentTask(Task):
         return np.zeros(len(self.lengths), bool) if self.lesson is None else self.lesson.quiz
 
     def active(self, epoch: int) -> np.ndarray:
-        return self.pace.active(epoch / self.fit.epochs, self._ask_student)
+        return self.pace.active(epoch / self.fit.epochs, self._ask_both)
+
+    def _ask_both(self) -> tuple[np.ndarray, np.ndarray]:
+        """The student's logits (U, C) on train, and those of the teacher that scores, as of now."""
+        scores = self.scores
+        if self.lesson is not None and not self.is_scored_unseen:
+            scores = self.lesson.teacher.predict(np.arange(len(self.lengths)))
+        assert scores is not None
+        return self._ask_student(), scores
 
     def _ask_student(self) -> np.ndarray:
         """Its logits (U, C) on train; workers ask it of a share each, and tell each other."""
@@ -133,11 +142,14 @@ class StudentTask(Task):
     def terms(self, index: np.ndarray, batch: Padded, step: Step) -> dict[str, Term]:
         given = self._augment(index, batch, step)
         output = self.model(given.logmel, given.mask)
-        teacher = self._read_teacher(index, given.stretch)
-        temperature = self._soften(output, teacher, step)
-        if "kd" in self.guidance.weights(step.progress):
-            self.guidance.note(temperature, len(output.logits))
-        return self._learn(output, index, step, teacher, temperature)
+        # softened logits differ by little, of which half precision would lose a good part
+        with torch.autocast(self.device.type, enabled=False):
+            output = output.float()
+            teacher = self._read_teacher(index, given.stretch)
+            temperature = self._soften(output, teacher, step)
+            if self.guidance.has_temperature(step.progress):
+                self.guidance.note(temperature, len(output.logits))
+            return self._learn(output, index, step, teacher, temperature)
 
     def _augment(self, index: np.ndarray, batch: Padded, step: Step) -> Augmented:
         """What the student is given of a batch in a training step.
@@ -149,7 +161,7 @@ class StudentTask(Task):
         # the channels' means are what standardising turns into 0
         fill = self.model.standardise.mean.cpu()
         # a generator that is there twice goes on with other numbers
-        generators = [rng for rng in step.generators(index) for _ in range(views)]
+        generators = [rng for rng in step.generators_of_rows(index) for _ in range(views)]
         given = augment_logmel(logmel, mask, self.settings.augment, fill, generators)
         return given._replace(logmel=given.logmel.to(self.device), mask=given.mask.to(self.device))
 

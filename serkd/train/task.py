@@ -1,6 +1,7 @@
 """What a training loop trains."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from serkd.losses.terms import Term
 from serkd.train.batches import plan_batches
 from serkd.train.source import Padded, Source
 from serkd.train.workers import Workers
+
+_COPY_DRAW = 2  # beside what is drawn for utterances and the quiz
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,23 @@ class Step:
         """What is random about each utterance in this step, whichever worker has it."""
         where = (self.seed, self.epoch, self.number)
         return [np.random.default_rng((*where, int(utterance))) for utterance in index]
+
+    def generators_of_rows(self, index: np.ndarray) -> list[np.random.Generator]:
+        """The same for all of this worker's part of the batch, apart for copies of an utterance.
+
+        Balanced batches have rare ones several times, and equal copies would teach nothing.
+        """
+        counted: Counter[int] = Counter()
+        before = np.zeros(len(self.batch), np.int64)
+        for row, utterance in enumerate(self.batch.tolist()):
+            before[row] = counted[utterance]
+            counted[utterance] += 1
+        copies = self.workers.share(before).tolist()
+        where = (self.seed, self.epoch, self.number)
+        return [
+            np.random.default_rng((*where, utterance, *((copy, _COPY_DRAW) if copy else ())))
+            for utterance, copy in zip(index.tolist(), copies, strict=True)
+        ]
 
 
 class Task(ABC):

@@ -46,6 +46,12 @@ def test_the_quiz_asks_every_class_where_speakers_with_it_can_be_spared(seed: in
     assert {0, 1, 2, 3} <= set(labels[quiz])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_speaker_with_more_than_half_is_never_the_quiz(seed: int) -> None:
+    quiz = choose_quiz(["big"] * 90 + ["small"] * 10, np.arange(100) % 5, 0.1, seed)
+    assert quiz.mean() == 0.1
+
+
 def test_a_speaker_too_many_is_not_asked_for_the_sake_of_a_class() -> None:
     """Only the largest speakers have class 1: training keeps most of what it has."""
     speakers = [*["a"] * 10, *["b"] * 10, *["c"] * 60, *["d"] * 60]

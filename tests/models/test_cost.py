@@ -10,9 +10,8 @@ from torch import nn
 from serkd import config
 from serkd.features.backbone import Prefix, find_backbone
 from serkd.models.cost import count_macs
-from serkd.models.listener import Listener, count_inside
+from serkd.models.listener import Listener, count_inside, measure_student
 from serkd.models.student import count_parameters
-from serkd.report.cost import measure_student
 from serkd.section import validate
 
 

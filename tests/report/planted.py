@@ -88,8 +88,9 @@ class Planted:
             "stages": [["student", cell.name, 1.0]],
         }
 
-    def latency(self, experiment: Experiment) -> float:
-        return experiment.student.shape.width / 100
+    def cost(self, experiment: Experiment) -> dict[str, float | None]:
+        width = experiment.student.shape.width
+        return {"macs": 1e6 * width, "latency_ms": width / 100}
 
     def _confusions(self, rng: np.random.Generator, skill: float) -> np.ndarray:
         """(G, C, C): as many utterances of every class; errors go to the others alike."""

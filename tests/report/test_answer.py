@@ -172,7 +172,8 @@ def test_main_effects_of_a_factorial_are_its_marginal_means(tmp_path: Path) -> N
 
 
 def _point(i: int, mean: float, parameters: int, latency: float) -> dict[str, Any]:
-    return {"name": str(i), "row": i, "mean": mean, "parameters": parameters, "latency_ms": latency}
+    costs = {"parameters": parameters, "macs": 1e6, "latency_ms": latency}
+    return {"name": str(i), "row": i, "mean": mean, **costs}
 
 
 def test_the_front_is_what_no_other_beats_in_everything() -> None:

@@ -69,8 +69,20 @@ def test_it_says_something_else_of_every_utterance(made: dict[Ref, Artifact]) ->
     assert logits.std(axis=0).min() > 0.05
 
 
+# what of stage 2 reads labels before its first step
+READERS = {
+    "class weights": {"teacher.stage2.class_weights": "balanced"},
+    "probe": {
+        "teacher.stage2.loss": "cross_entropy",
+        "teacher.stage2.probe_l2": 0.1,
+        "teacher.stage2.fit.epochs": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_it_knows_no_label(
-    made: dict[Ref, Artifact], manifest: Manifest, build_graph: BuildGraph, tmp_path: Path
+    manifest: Manifest, build_graph: BuildGraph, tmp_path: Path, reader: str
 ) -> None:
     """Labels dealt anew give the same weights, under a key of their own."""
     emotions = [u.emotion for u in manifest.utterances]
@@ -78,12 +90,10 @@ def test_it_knows_no_label(
         replace(u, emotion=emotion)
         for u, emotion in zip(manifest.utterances, emotions[1:] + emotions[:1], strict=True)
     ]
-    graph = build_graph(
-        {**RANDOM, "teacher.stage2.class_weights": "balanced"},
-        changed_manifest=replace(manifest, utterances=tuple(rows)),
-    )
-    found = _run(graph, tmp_path, RANDOM_TEACHER)[RANDOM_TEACHER]
-    files = [one.folder / "model.safetensors" for one in (found, made[RANDOM_TEACHER])]
+    changes, dealt = {**RANDOM, **READERS[reader]}, replace(manifest, utterances=tuple(rows))
+    graphs = [build_graph(changes), build_graph(changes, changed_manifest=dealt)]
+    found = [_run(graph, tmp_path, RANDOM_TEACHER)[RANDOM_TEACHER] for graph in graphs]
+    files = [one.folder / "model.safetensors" for one in found]
     pair = [load_file(path) for path in files]
     assert all(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
     assert files[0].parent.name != files[1].parent.name

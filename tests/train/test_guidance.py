@@ -11,10 +11,12 @@ import pytest
 import torch
 from steps import compute_terms, make_step
 
+from serkd import devices
 from serkd.config import Experiment
 from serkd.corpora.manifest import Manifest
 from serkd.corpora.protocols import read_folds
 from serkd.distill.curriculum import rank_within_class, score_divergence
+from serkd.distill.objective import distillation_term
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.losses.logits import distillation
@@ -228,6 +230,84 @@ def test_every_scorer_keeps_every_class_from_the_first_epoch(
         sizes.append(len(active))
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1] == len(labels)
+
+
+def test_self_paced_order_follows_a_teacher_that_moves(stored: Builder) -> None:
+    """Stored logits are those of a teacher that has moved on."""
+    task = _student(
+        stored, curriculum__pacing="linear", curriculum__scorer="student_teacher_kl",
+        curriculum__start_share=0.4, meta__order="finite",
+    )  # fmt: skip
+    assert task.lesson is not None
+    before = task.active(0)
+    with torch.no_grad():
+        for weight in task.lesson.teacher.weights():
+            weight.copy_(5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    after = task.active(0)
+    index = np.arange(len(task.lengths))
+    difficulty = score_divergence(task.lesson.teacher.predict(index), task._ask_student())
+    learned = task.pace.learned
+    position = task.pace._rank(difficulty)
+    assert set(after) == set(learned[position < 0.4]) != set(before)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_what_is_learned_beside_a_student_starts_alike_in_all_curricula(
+    stored: Builder, gamma: float
+) -> None:
+    """Or arms that differ in one thing would differ in two."""
+    starts = [
+        _student(stored, distill__gamma=gamma, curriculum__temperature_curriculum=mode).guidance
+        for mode in ("off", "global", "instance")
+    ]
+    found = [None if each.projection is None else each.projection.weight for each in starts]
+    assert all((each is None) == (gamma == 0.0) for each in found)
+    if gamma:
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+
+
+def test_copies_of_an_utterance_in_a_batch_are_augmented_apart(stored: Builder) -> None:
+    """Whichever workers have them, as if one worker had the batch."""
+    task = _student(stored, student__augment__noise_snr_db=[0.0, 5.0])
+    batch = np.array([4, 9, 4, 4, 9, 2])
+    step = make_step(batch)
+    rows = [rng.random() for rng in step.generators_of_rows(batch)]
+    assert len(set(rows)) == len(batch)
+    for rank in (0, 1):
+        workers = Workers()
+        workers.rank, workers.size = rank, 2
+        shared = replace(step, workers=workers)
+        own = [rng.random() for rng in shared.generators_of_rows(workers.share(batch))]
+        assert own == rows[rank::2]
+    (padded,) = task.source.load([batch], 0)
+    heard = task._augment(batch, padded, step).logmel
+    assert not torch.equal(heard[0], heard[2])
+    assert not torch.equal(heard[2], heard[3])
+
+
+@pytest.mark.parametrize("kd", ["kl", "dkd", "mse_logits"])
+def test_losses_are_computed_in_float32_whatever_the_forward_pass_is(
+    stored: Builder, monkeypatch: pytest.MonkeyPatch, kd: str
+) -> None:
+    """Logits of half precision, softened and subtracted, would lose a tenth of the gradient."""
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda: True)
+    task = _student(stored, distill__kd=kd, distill__gamma=0.5, distill__supcon_weight=0.5)
+    index = np.arange(12)
+    (batch,) = task.source.load([index], 0)
+    task.model.eval()
+    logits: list[torch.Tensor] = []
+    task.model.classifier.register_forward_hook(lambda m, a, output: logits.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = task.terms(index, batch, make_step(index))
+    assert logits[0].dtype == torch.bfloat16
+    assert {term.total.dtype for term in terms.values()} == {torch.float32}
+    says = [torch.from_numpy(each[index]) for each in (task.teacher.logits, task.teacher.embedding)]
+    labels = torch.from_numpy(task.train_labels[index])
+    expected = distillation_term(
+        task.distill, logits[0].float(), says[0], labels, task.distill.temperature
+    )
+    torch.testing.assert_close(terms["kd"].total, expected.total)
 
 
 def test_self_paced_order_follows_the_student(stored: Builder) -> None:

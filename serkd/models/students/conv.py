@@ -1,6 +1,5 @@
 """The `conv` family: convolutions over time and attentive statistics."""
 
-import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -86,7 +85,7 @@ class ConvStack(nn.Module):
     def __init__(self, settings: config.Student, num_channels: int, depth: int) -> None:
         super().__init__()
         width, kernel = settings.shape.width, settings.kernel_frames
-        strides = [*_strides(settings), *[1] * (depth + _STEM_LAYERS)]
+        strides = [*[2] * settings.num_halvings, *[1] * (depth + _STEM_LAYERS)]
         self.stem, first_kernel = None, kernel
         if settings.has_spectrum_stem:
             planes = 3 if settings.deltas else 1
@@ -110,10 +109,6 @@ class ConvStack(nn.Module):
         for layer in self.layers:
             frames, mask = layer(frames, mask)
         return frames, mask
-
-
-def _strides(settings: config.Student) -> list[int]:
-    return [2] * round(math.log2(settings.reduction * settings.input_rate_hz / 50))
 
 
 class ConvEncoder(nn.Module):
