@@ -87,7 +87,8 @@ WHOLE: dict[str, object] = {
 # what some leaf's other value cannot be with
 WITHOUT: dict[str, dict[str, object]] = {
     "train.num_workers": {"meta.order": "off"},
-    "teacher.answer_speeds": {"meta.trains": "head"},
+    "teacher.answer_speeds": {"meta.trains": "head", "teacher.stage2.loss": "cross_entropy"},
+    "student.stem": {"student.depth": 3},
 }
 # what some leaves need to have an effect at all, beside WHOLE
 NEEDED: dict[tuple[str, ...], dict[str, object]] = {
