@@ -132,8 +132,8 @@ def test_killed_and_started_again_the_report_is_the_same(
     (whole,) = (tmp_path / "whole" / "storage" / "sweeps").iterdir()
     torn = tmp_path / "torn" / "storage" / "sweeps" / whole.name
     torn.mkdir(parents=True)
-    # latency is measured once for an ablation, and is never the same twice
-    (torn / "latency.json").write_bytes((whole / "latency.json").read_bytes())
+    # costs are measured once for an ablation, and latency is never the same twice
+    (torn / "cost.json").write_bytes((whole / "cost.json").read_bytes())
 
     ledger = Ledger(torn / "ledger.jsonl")
     driver = _start(tmp_path / "torn", file)
