@@ -78,8 +78,8 @@ class StudentTask(Task):
             self.lesson = Lesson(data, teacher, meta, seed, self.device)
         self.is_scored_unseen = unseen is not None
         scorer = self.teacher if unseen is None else unseen.select(data.train_ids)
-        self.scores = None if scorer is None else scorer.logits
-        self.pace = DataCurriculum(curriculum, data, ~self.quiz, self.scores, seed)
+        scores = None if scorer is None else scorer.logits
+        self.pace = DataCurriculum(curriculum, data, ~self.quiz, scores, seed)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -99,7 +99,7 @@ class StudentTask(Task):
 
     def _ask_both(self) -> tuple[np.ndarray, np.ndarray]:
         """The student's logits (U, C) on train, and those of the teacher that scores, as of now."""
-        scores = self.scores
+        scores = self.pace.teacher_logits
         if self.lesson is not None and not self.is_scored_unseen:
             scores = self.lesson.teacher.predict(np.arange(len(self.lengths)))
         assert scores is not None
