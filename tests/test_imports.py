@@ -26,6 +26,7 @@ RANKS = {
     "yaml12": 1,
     "section": 1,
     "threads": 1,
+    "memory": 1,
     "gender": 1,
     "config": 2,
     "recipe": 3,

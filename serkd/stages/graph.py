@@ -16,6 +16,7 @@ from serkd.errors import InputError, refuse
 from serkd.events import Observer, Within
 from serkd.features.backbone import Backbone, find_backbone
 from serkd.features.quarantine import QuarantineError
+from serkd.memory import give_back_memory
 from serkd.stages.check import (
     find_adapter_problems,
     find_fold_problems,
@@ -263,6 +264,8 @@ class Graph:
                 if not has_checkpoint(context.work):
                     shutil.rmtree(context.work, ignore_errors=True)
             raise
+        finally:
+            give_back_memory()
         seconds = (time.perf_counter() - started) / len(contexts)
         is_fitted = stage.fits != "none"
         for ref, context in contexts.items():

@@ -2,12 +2,16 @@
 
 import ast
 import json
+import os
+import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 
 import serkd.stages
@@ -347,3 +351,35 @@ def test_what_clustering_holds_is_given_back_before_other_stages(
     }
     Graph(stages, graph.experiment, graph.fold).run([scale], store, compute, Observer())
     assert open_in == [("centroids", False), ("units", False)]
+
+
+def _resident_mb() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how memory is kept is glibc's")
+def test_what_a_stage_has_freed_is_the_machines_again(
+    build_graph: BuildGraph, store: StageStore
+) -> None:
+    """A trial runs in a thread of its own, whose free memory no other thread would use."""
+    graph, pins = build_graph(), []
+
+    def fragment(contexts: Sequence[Context]) -> None:
+        np.empty(30 * 2**20, np.uint8)  # once freed, glibc no longer maps smaller ones
+        frames = []
+        for _ in range(200):
+            frames.append(np.ones(2**20, np.uint8))
+            pins.append(bytearray(100_000))  # between what is freed and the end of the heap
+
+    stages = {**graph.stages, "student": replace(graph.stages["student"], run=fragment)}
+    _remove(graph, store, STUDENT)
+    before = _resident_mb()
+    trial = Thread(
+        target=Graph(stages, graph.experiment, graph.fold).run,
+        args=([STUDENT], store, Compute(), Observer()),
+    )
+    trial.start()
+    trial.join()
+    assert len(pins) == 200
+    assert _resident_mb() < before + 100
