@@ -6,7 +6,7 @@ from typing import Any
 
 from serkd.report.answer_style import ANSWER_STYLE
 from serkd.report.block import Block, Report, percent
-from serkd.report.blocks import MARKS, all_blocks, label
+from serkd.report.blocks import MARKS, all_blocks, label, main_effect
 from serkd.report.charts import (
     count_axis,
     curve_chart,
@@ -113,12 +113,16 @@ def _matrix(row: Mapping[str, Any], names: Sequence[str]) -> str:
     )
 
 
+def _effect(level: Report) -> str:
+    return f" ({main_effect(level)})" if "against_first" in level else ""
+
+
 def _levels(report: Report) -> str:
     metric = report["comparison"]["metric"].upper()
     figures = []
     for factor in report["factors"]:
         levels = "".join(
-            f"<li>{escape(level['level'])}: {percent(level['mean'])}</li>"
+            f"<li>{escape(level['level'])}: {percent(level['mean'])}{_effect(level)}</li>"
             for level in factor["levels"]
         )
         about = f"{metric} for each level of {factor['name']}"
@@ -127,7 +131,8 @@ def _levels(report: Report) -> str:
             f"<figure><figcaption><b>{escape(factor['name'])}</b></figcaption>{chart}"
             f"<figcaption><ol>{levels}</ol></figcaption></figure>"
         )
-    legend = '<p class="legend">Bars are means, dots are folds.</p>' if figures else ""
+    about = "Bars are means, dots are folds; in brackets is the difference to the first level."
+    legend = f'<p class="legend">{about}</p>' if figures else ""
     return f'<div class="grid">{"".join(figures)}</div>{legend}'
 
 

@@ -136,17 +136,35 @@ def gender_block(report: Report) -> Block:
 
 
 def factors_block(report: Report) -> Block:
-    """The importance of factors, and the mean of each level."""
+    """The importance of factors, the mean of each level, and its main effect."""
     rows = []
     for factor in report["factors"]:
         for i, level in enumerate(factor["levels"]):
             first = (factor["name"], f"{100 * factor['importance']:.1f}") if i == 0 else ("", "")
+            effect = level.get("against_first")
+            tested = (main_effect(level), probability(effect["holm_p"])) if effect else ("–", "–")
             arms = str(level["num_arms"])
-            rows.append((first[0], level["level"], percent(level["mean"]), arms, first[1]))
-    head = ("factor", "level", "mean, percent", "arms", "importance, points")
-    note = "Importance is the range of the levels' means, all else alike."
+            rows.append((first[0], level["level"], percent(level["mean"]), *tested, arms, first[1]))
+    head = (
+        "factor",
+        "level",
+        "mean, percent",
+        "Δ folds [95 %]",
+        "p Holm",
+        "arms",
+        "importance, points",
+    )
+    note = (
+        "Means are of the arms that differ in this factor alone; Δ is against its first level, "
+        "folds paired, by the corrected t. Importance is the range of the means."
+    )
     notes = (note,) if rows else ()
     return Block("factors", "What each key does", head, tuple(rows), 2, notes)
+
+
+def main_effect(level: Mapping[str, Any]) -> str:
+    """How a level differs from the first of its factor, with the interval over folds."""
+    return with_interval(level["against_first"]["difference"], level["against_first"]["interval"])
 
 
 def pareto_block(report: Report) -> Block:

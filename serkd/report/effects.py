@@ -5,13 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from serkd.report.paired import without_nan
+from serkd.report.statistics import corrected_t_test, holm
 
-def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
+
+def describe_factors(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of every factor: its levels with the mean of the arms that have it, and its importance.
 
     A level's `mean` is over the arms that share all *other* levels with an arm of every other level
     of this factor, so that levels differ in nothing else; `importance` is the range of those means.
-    The largest comes first.
+    The largest comes first. A level's `against_first` is its main effect: those arms against the
+    ones of the first level, folds paired, with the corrected t-test and Holm's p over all effects.
     """
     names = list(dict.fromkeys(name for arm in arms for name in arm["levels"]))
     known = [arm for arm in arms if arm["mean"] is not None]
@@ -25,7 +29,30 @@ def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dic
         if len(levels) > 1:
             means = [level["mean"] for level in levels]
             found.append({"name": name, "levels": levels, "importance": max(means) - min(means)})
-    return sorted(found, key=lambda factor: -factor["importance"])
+    _add_effects(found, known)
+    return without_nan(sorted(found, key=lambda factor: -factor["importance"]))
+
+
+def _add_effects(factors: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[str, Any]]) -> None:
+    """To every level but the first of each factor, how it differs from the first."""
+    ratios = [test["test_to_train"] for arm in arms if (test := arm.get("against_reference"))]
+    if not ratios:
+        return
+    effects = []
+    for factor in factors:
+        first, *others = factor["levels"]
+        for level in others:
+            folds = [fold for fold in first["by_fold"] if fold in level["by_fold"]]
+            pairs = [level["by_fold"][fold] - first["by_fold"][fold] for fold in folds]
+            test = corrected_t_test(np.array(pairs), ratios[0])
+            level["against_first"] = {
+                "difference": test.mean,
+                "interval": [test.low, test.high],
+                "p": test.p,
+            }
+            effects.append(level["against_first"])
+    for effect, p in zip(effects, holm([effect["p"] for effect in effects]), strict=True):
+        effect["holm_p"] = p
 
 
 def _level_means(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from planted import NAMES, Planted, planted_study, run_planted
+from scipy import stats
 
 from serkd.report.arm_table import choose_rectangle
 from serkd.report.charts import find_ticks, scatter_chart
@@ -171,6 +172,45 @@ def test_main_effects_of_a_factorial_are_its_marginal_means(tmp_path: Path) -> N
     assert level["mean"] == pytest.approx(np.mean(narrow), abs=1e-12)
 
 
+def test_a_main_effect_is_tested_on_the_arms_that_differ_in_it_alone(tmp_path: Path) -> None:
+    """Against the same sums by hand; it is surer than any one arm of those that it is made of."""
+    factors = {"student.width": [100, 200, 300], "student.depth": [2, 4]}
+    file = {
+        "design": "factorial",
+        "factors": factors,
+        "reference": "student.width = 100, student.depth = 2",
+    }
+    source = Planted({("student.width", 200): 0.04}, arm_sd=0.02)
+    report = run_planted(file, source, tmp_path / "x", 6)
+    arms = {arm["name"]: arm for arm in report["comparison"]["arms"]}
+    value = {name: np.array(list(arm["by_fold"].values())) for name, arm in arms.items()}
+    ratio = next(a["against_reference"]["test_to_train"] for a in [*arms.values()][1:])
+    effects, by_hand = [], []
+    for factor in report["factors"]:
+        assert "against_first" not in factor["levels"][0]
+        for level in factor["levels"][1:]:
+            new, old = (
+                f"{factor['name']} = {each['level']}" for each in (level, factor["levels"][0])
+            )
+            pairs = np.mean(
+                [v - value[n.replace(new, old)] for n, v in value.items() if new in n], 0
+            )
+            error = np.sqrt(pairs.var(ddof=1) * (1 / len(pairs) + ratio))
+            found = level["against_first"]
+            effects.append(found)
+            by_hand.append(2 * stats.t.sf(abs(pairs.mean()) / error, len(pairs) - 1))
+            half = stats.t.ppf(0.975, len(pairs) - 1) * error
+            assert found["difference"] == pytest.approx(pairs.mean())
+            assert found["interval"] == pytest.approx([pairs.mean() - half, pairs.mean() + half])
+    assert [effect["p"] for effect in effects] == pytest.approx(by_hand)
+    holm = [
+        min(1, max(q * sum(r >= q for r in by_hand) for q in by_hand if q <= p)) for p in by_hand
+    ]
+    assert [effect["holm_p"] for effect in effects] == pytest.approx(holm)
+    text = (tmp_path / "x" / "report" / "report.md").read_text(encoding="utf-8")
+    assert all(f"| {100 * effect['difference']:+.1f} \\[" in text for effect in effects)
+
+
 def _point(i: int, mean: float, parameters: int, latency: float) -> dict[str, Any]:
     costs = {"parameters": parameters, "macs": 1e6, "latency_ms": latency}
     return {"name": str(i), "row": i, "mean": mean, **costs}
@@ -198,7 +238,7 @@ def test_the_front_is_what_no_other_beats_in_everything() -> None:
 
 def test_an_arm_without_a_value_has_no_factor() -> None:
     arms = [{"levels": {"a": "1"}, "mean": None}, {"levels": {"a": "2"}, "mean": None}]
-    assert describe_factors(arms, "uar") == []
+    assert describe_factors(arms) == []
 
 
 def test_what_sharing_saved_is_what_was_asked_for_again() -> None:
