@@ -145,9 +145,19 @@ RULES = (
         lambda e: e.distill.supcon_weight < 1 and _learns_labels(e),
     ),
     Rule(
-        _keys("curriculum", "scorer control start_share full_at num_jumps"),
+        ("curriculum.start_share",),
         "curriculum.pacing is not 'none'",
         lambda e: e.curriculum.pacing != "none",
+    ),
+    Rule(
+        _keys("curriculum", "control full_at num_jumps"),
+        "curriculum.pacing is not 'none' and curriculum.start_share below 1",
+        lambda e: e.curriculum.is_paced,
+    ),
+    Rule(
+        ("curriculum.scorer",),
+        "curriculum.pacing is not 'none', start_share below 1 and control not 'random'",
+        lambda e: e.curriculum.ranks,
     ),
     Rule(
         ("curriculum.temperature_curriculum",),

@@ -92,14 +92,24 @@ class Curriculum(Section):
     )
 
     @property
+    def is_paced(self) -> bool:
+        """Whether some utterances are in use later than others."""
+        return self.pacing != "none" and self.start_share < 1
+
+    @property
+    def ranks(self) -> bool:
+        """Whether which those are depends on how difficult they are."""
+        return self.is_paced and self.control != "random"
+
+    @property
     def scores_by_teacher(self) -> bool:
         """Whether difficulty is what a teacher says."""
-        return self.pacing != "none" and self.scorer not in ("annotator_disagreement", "random")
+        return self.ranks and self.scorer not in ("annotator_disagreement", "random")
 
     @property
     def needs_votes(self) -> bool:
         """Whether difficulty is what annotators say."""
-        return self.pacing != "none" and self.scorer == "annotator_disagreement"
+        return self.ranks and self.scorer == "annotator_disagreement"
 
     def alpha_ends(self, alpha: float) -> tuple[float, float]:
         """The weight of KD at the start and at the end, where `alpha` is distill.alpha."""

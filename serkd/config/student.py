@@ -11,6 +11,7 @@ from serkd.section import Section
 # of conv_token
 TOKEN_WIDTH = 64
 PATCH_STEPS = 8  # of the last convolutions; patches overlap by half
+_SERIES_S = 6  # of token: the paper's 250 to 375 frames of 20 ms are 5 to 7.5 s
 
 
 class LogMel(Section):
@@ -68,10 +69,10 @@ class Shape(NamedTuple):
     depth: int
 
 
-# about 0.4, 1.6 and 3 million parameters with 80 mels
+# about 0.4, 1.6 and 3 million parameters with 80 mels at 100 Hz
 SHAPES: dict[str, dict[str, Shape]] = {
     "conv": {"nano": Shape(136, 3), "small": Shape(280, 3), "base": Shape(384, 3)},
-    "token": {"nano": Shape(144, 2), "small": Shape(296, 2), "base": Shape(336, 3)},
+    "token": {"nano": Shape(136, 2), "small": Shape(288, 2), "base": Shape(332, 3)},
     "conv_token": {"nano": Shape(128, 3), "small": Shape(272, 3), "base": Shape(376, 3)},
 }
 
@@ -114,7 +115,7 @@ class Student(Section):
     num_frames: PositiveInt | None = Field(
         None,
         description="token and conv_token: length F of a series, where conv_token counts steps "
-        "of its last convolutions; null = 300 (token) or 64 (conv_token)",
+        "of its last convolutions; null = 6 s (token) or 64 steps (conv_token)",
     )
     instance_norm: bool = Field(
         True,
@@ -173,7 +174,8 @@ class Student(Section):
     @property
     def series_frames(self) -> int:
         """The length of a series."""
-        return self.num_frames or (300 if self.family == "token" else 64)
+        default = _SERIES_S * self.input_rate_hz if self.family == "token" else 64
+        return self.num_frames or default
 
     @property
     def num_halvings(self) -> int:

@@ -24,12 +24,13 @@ class Target:
     """What is learned of a teacher: `logits` (B, C), and at which temperature.
 
     `hint` is the student's embedding through the projection and the teacher's, both (B, E); None
-    where gamma is 0.
+    where gamma is 0. Its differences below `hint_knee` are squared.
     """
 
     logits: Tensor
     temperature: Temperature
     hint: tuple[Tensor, Tensor] | None = None
+    hint_knee: float = 0.0
 
 
 def weigh_terms(
@@ -111,5 +112,5 @@ def student_terms(
             settings, output.logits, logits, labels, temperature, weight
         )
     if target is not None and target.hint is not None and (weight := weights.get("hint")):
-        terms["hint"] = embedding_hint(*target.hint, weight=weight)
+        terms["hint"] = embedding_hint(*target.hint, knee=target.hint_knee, weight=weight)
     return terms

@@ -58,7 +58,7 @@ def _draw_share(ax: Axes, experiment: Experiment) -> None:
     ax.set_ylim(0, 105)
     ax.set_ylabel("training data in use\n(% of each class)")
     about = f"{curriculum.pacing}, {_describe_order(curriculum)}"
-    ax.set_title(f"data: {'all' if curriculum.pacing == 'none' else about}", fontsize=10)
+    ax.set_title(f"data: {about if curriculum.is_paced else 'all'}", fontsize=10)
 
 
 def _describe_order(curriculum: Curriculum) -> str:

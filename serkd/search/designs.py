@@ -81,6 +81,8 @@ def read_study(
 ) -> Study:
     """Read an ablation with dotted `values` laid over its base; `find_best` reads a sweep's best.
 
+    What an arm sets itself is the arm's, whatever `values` say: it is what its name promises.
+
     Raises:
         InputError: an illegal file, settings that are illegal together in any arm, or a wanted arm
             that the file does not have.
@@ -94,7 +96,8 @@ def read_study(
     if wanted.seeds:
         data = {**file.model_dump(mode="json"), "seeds": list(wanted.seeds)}
         file = validate(Ablation, data, "--seeds")
-    study = build_study(name, file, base, {**small, **values}, origin=str(path))
+    fixed = {**small, **values} if is_smoke else {}
+    study = build_study(name, file, base, fixed, origin=str(path))
     return replace(study, arms=tuple(_choose_arms(study.arms, wanted.arms)))
 
 
@@ -112,7 +115,7 @@ def _choose_arms(arms: Sequence[Arm], wanted: Sequence[str]) -> Iterator[Arm]:
 def build_study(
     name: str, file: Ablation, base: Experiment, fixed: Mapping[str, Any], *, origin: str
 ) -> Study:
-    """The arms of a file on its base; `fixed` settings win over those of arms.
+    """The arms of a file on its base; `fixed` settings, of a smoke run, win over those of arms.
 
     Raises:
         InputError: settings that are illegal together in any arm.
@@ -124,7 +127,7 @@ def build_study(
     arms, problems = _build_arms(base, drafts, fixed)
     if file.controls and not problems:
         reference = _reference_first(file, arms, origin)[0]
-        more, problems = _build_arms(base, _draft_controls(reference), fixed)
+        more, problems = _build_arms(base, _draft_controls(reference), {})
         arms += more
     refuse([f"{origin}: {problem}" for problem in (*problems, *_retune_problems(file, arms))])
     arms = _reference_first(file, arms, origin)

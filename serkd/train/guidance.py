@@ -38,9 +38,9 @@ class Guidance(nn.Module):
         self.has_teacher = teacher_width is not None
         self.temperature = self.projection = None
         if teacher_width is not None:
-            # first, since its random start must not depend on the temperature's
-            if distill.gamma > 0:
-                self.projection = nn.Linear(width, teacher_width)
+            # first, and drawn in any case: no random start may depend on what else is learned
+            projection = nn.Linear(width, teacher_width)
+            self.projection = projection if distill.gamma > 0 else None
             first = compute_first_temperature(distill, curriculum)
             self.temperature = build_temperature(curriculum, first, num_classes)
         if self.temperature is not None and distill.kd == "mse_logits":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.train.average import WeightAverage
 from serkd.train.batches import split_batch
@@ -113,9 +114,10 @@ def _train_epoch(
     started = time.perf_counter()
     workers, plan = stepper.workers, task.plan(epoch)
     if min(map(len, plan)) < workers.size:
-        raise ValueError(
+        raise InputError(
             f"{task.name}: every worker must have an utterance of every batch, got a batch of "
-            f"{min(map(len, plan))} for {workers.size} workers"
+            f"{min(map(len, plan))} for {workers.size} workers in epoch {epoch + 1}; a "
+            "smaller train.num_workers or, for a student, a larger curriculum.start_share may help"
         )
     shares = [workers.share(batch) for batch in plan]
     cut = [split_batch(task.source.lengths, share, task.max_frames) for share in shares]

@@ -41,13 +41,13 @@ class DataCurriculum:
         self.settings, self.data, self.seed = settings, data, seed
         self.learned, self.teacher_logits = np.flatnonzero(is_learned), teacher_logits
         self.position = np.zeros(len(self.learned))
-        if settings.pacing != "none" and not self.is_self_paced:
+        if settings.is_paced and not self.is_self_paced:
             self.position = self._rank(self._score())
 
     @property
     def is_self_paced(self) -> bool:
         """Whether difficulty changes with the student."""
-        return self.settings.scorer == "student_teacher_kl" and self.settings.pacing != "none"
+        return self.settings.scorer == "student_teacher_kl" and self.settings.ranks
 
     def active(
         self, progress: float, ask_both: Callable[[], tuple[np.ndarray, np.ndarray]]
@@ -67,6 +67,8 @@ class DataCurriculum:
     def _score(self) -> np.ndarray:
         """Difficulty of every training utterance, (U,)."""
         scorer, labels = self.settings.scorer, self.data.train_labels
+        if not self.settings.ranks:
+            return np.zeros(len(labels))
         if scorer == "random":  # apart from the lots that break ties
             return np.random.default_rng((self.seed, 1)).random(len(labels))
         if scorer == "annotator_disagreement":

@@ -28,6 +28,8 @@ from serkd.train.stored_teacher import StoredTeacher
 from serkd.train.task import Step, Task, seed_torch
 from serkd.train.workers import Workers
 
+_LIVE_KNEE = 1.0  # smooth L1 as Girshick's (arXiv 1504.08083)
+
 
 class StudentTask(Task):
     """Trains a student on log-mel or hidden states.
@@ -72,6 +74,7 @@ class StudentTask(Task):
             self.model.classifier.in_features,
             None if self.teacher is None else self.teacher.embedding.shape[1],
         ).to(self.device)
+        self.hint_knee = _LIVE_KNEE if meta.has_live_layers else 0.0
         self.lesson: Lesson | None = None
         if meta.order != "off":
             assert teacher is not None
@@ -187,7 +190,7 @@ class StudentTask(Task):
         target = None
         if teacher is not None:
             hint = self.guidance.build_hint(output, teacher.embedding)
-            target = Target(teacher.logits, temperature, hint)
+            target = Target(teacher.logits, temperature, hint, self.hint_knee)
         return student_terms(
             output,
             labels,

@@ -117,6 +117,36 @@ def test_variate_tokens_know_their_channel_only_with_an_embedding(has_embedding:
     assert torch.allclose(before, after, atol=1e-5) is not has_embedding
 
 
+@pytest.mark.parametrize("num_frames", [8, 9, 10, 11, 13, 30])
+def test_tokens_on_convolutions_hear_a_series_to_its_last_step(num_frames: int) -> None:
+    given = {"family": "conv_token", "width": 16, "depth": 1, "num_frames": num_frames}
+    settings = validate(config.Student, {**given, "reduction": 1, "stem": "frames"}, "a test")
+    model = ConvTokenEncoder(settings, 20).eval()
+    hidden, mask = torch.randn(2, 40, 16), torch.ones(2, 40, dtype=torch.bool)
+    before = model._read_courses(hidden, mask)
+    # what changes places has the same mean and deviation, which the series are normalised by
+    swapped, beyond = list(range(40)), list(range(40))
+    swapped[num_frames - 1 : num_frames + 1] = [num_frames, num_frames - 1]
+    beyond[num_frames:] = reversed(beyond[num_frames:])
+    heard = model._read_courses(hidden[:, swapped], mask)
+    assert not torch.allclose(heard, before, atol=1e-4)
+    torch.testing.assert_close(model._read_courses(hidden[:, beyond], mask), before)
+
+
+@pytest.mark.parametrize("rate", [50, 100])
+def test_variate_tokens_hear_six_seconds_unless_told_otherwise(rate: int) -> None:
+    given = {"family": "token", "width": 16, "depth": 1, "logmel": {"frame_rate_hz": rate}}
+    model = build_student(validate(config.Student, given, "a test"), 4, num_channels=20).eval()
+    frames, mask = torch.randn(1, 8 * rate, 20), torch.ones(1, 8 * rate, dtype=torch.bool)
+    heard = []
+    for second in range(8):
+        changed = frames.clone()
+        stretch = slice(second * rate, (second + 1) * rate)
+        changed[:, stretch] = changed[:, stretch].flip(1)
+        heard.append(not torch.allclose(model(changed, mask).logits, model(frames, mask).logits))
+    assert heard == [*[True] * 6, False, False]
+
+
 def test_the_same_words_said_slowly_differ_only_by_the_token_of_the_duration() -> None:
     """Resampling alone would hide how long an utterance is."""
     given = {"family": "token", "length": "resample", "num_frames": 9, "width": 16, "depth": 1}

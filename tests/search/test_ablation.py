@@ -19,6 +19,7 @@ from serkd.search.cells import (
     tuning_settings,
     unique_cells,
 )
+from serkd.search.controls import build_controls
 from serkd.search.designs import ALL, Study, Wanted, read_study
 
 REPOSITORY = Path(__file__).parents[2]
@@ -248,6 +249,31 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         _read(tmp_path, file)
+
+
+def test_what_is_set_for_the_base_takes_no_arm_its_meaning(tmp_path: Path) -> None:
+    """An arm without a teacher has none, whatever the others are given of it."""
+    arms = {"plain": {}, "no teacher": {"distill.alpha": 0.0, "distill.gamma": 0.0}}
+    file = {"design": "list", "arms": arms, "reference": "plain", "controls": True}
+    _read(tmp_path, file)
+    given = {
+        "distill.alpha": 0.9,
+        "distill.gamma": 0.5,
+        "curriculum.pacing": "linear",
+        "student.fit.epochs": 20,
+    }
+    study = read_study(tmp_path / "ablation.yaml", given, _nothing)
+    found = {arm.name: arm.experiment for arm in study.arms}
+    alone = found["no teacher"]
+    assert (alone.distill.alpha, alone.distill.gamma) == (0.0, 0.0)
+    assert alone.student.fit.epochs == found["plain"].student.fit.epochs == 20
+    plain = found["plain"]
+    assert (plain.distill.alpha, plain.distill.gamma) == (0.9, 0.5)
+    for control in build_controls(plain):
+        assert found[f"control {control.name}"] == control.experiment
+    assert found["control cross_entropy"].distill.alpha == 0.0
+    assert found["control plain_kd"].curriculum.pacing == "none"
+    assert found["control twice_as_long"].student.fit.epochs == 40
 
 
 def test_the_shipped_files_are_legal() -> None:

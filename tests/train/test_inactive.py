@@ -52,6 +52,20 @@ CHANGING = (
     {"distill.alpha": 0.2, "distill.label_smoothing": 0.3, "meta.last_layers": 2},
 )
 
+ANY_ORDER = (
+    {"curriculum.pacing": "linear", "curriculum.control": "random", "meta.order": "finite"},
+    {"curriculum.scorer": "student_teacher_kl", "meta.last_layers": 2},
+)
+ALL_AT_ONCE = (
+    {"curriculum.pacing": "linear", "curriculum.start_share": 1.0},
+    {
+        "curriculum.scorer": "margin",
+        "curriculum.control": "anti",
+        "curriculum.full_at": 0.9,
+        "curriculum.num_jumps": 2,
+    },
+)
+
 
 class Builder(Protocol):
     """The part of the `stored` fixture that is used here."""
@@ -64,7 +78,9 @@ class Builder(Protocol):
     ) -> Callable[[], Task]: ...
 
 
-@pytest.mark.parametrize(("settings", "moot"), [UNTAUGHT, ONLY_TAUGHT, CHANGING])
+@pytest.mark.parametrize(
+    ("settings", "moot"), [UNTAUGHT, ONLY_TAUGHT, CHANGING, ANY_ORDER, ALL_AT_ONCE]
+)
 def test_settings_without_effect_change_no_bit(
     stored: Builder, settings: dict[str, Any], moot: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -12,12 +12,15 @@ import pytest
 from serkd import config
 from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.train.average import WeightAverage
 from serkd.train.launch import train
-from serkd.train.loop import Trained
+from serkd.train.loop import Trained, _train_epoch
 from serkd.train.outputs import forward_pair, predict
+from serkd.train.step import Stepper
 from serkd.train.student import StudentTask
 from serkd.train.task import Task
 from serkd.train.teacher import EmotionTask
+from serkd.train.workers import Workers
 
 # dropout is each worker's own, masks are not; batches of 7 and 9 leave the workers unequal shares
 SAME: dict[str, dict[str, Any]] = {
@@ -164,3 +167,13 @@ def test_batches_too_small_to_go_round_are_refused(stored: Builder) -> None:
     changes = {"train.num_workers": 2, "student.fit.batch_size": 2}
     with pytest.raises(InputError, match=r"student\.fit\.batch_size must .* got 2"):
         stored.build_task("student", changes)
+
+
+def test_an_epoch_with_too_little_to_go_round_is_refused(stored: Builder) -> None:
+    """A curriculum's first share may be less than a worker's each."""
+    task = stored.build_task("student", {})()
+    stepper = Stepper(task, Workers())
+    stepper.workers.size = 2
+    task.plan = lambda epoch: [np.array([0])]  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"a batch of 1 for 2 workers .* curriculum\.start_share"):
+        _train_epoch(task, stepper, WeightAverage(task.model, task.fit.ema_decay), 0)

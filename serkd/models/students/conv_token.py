@@ -66,7 +66,10 @@ class ConvTokenEncoder(nn.Module):
         # the mask comes along, so that what it says is known of every patch
         series = torch.cat([normalise_channels(hidden, mask), mask[..., None].to(hidden)], dim=-1)
         windows, is_own = self.fix_length(series, mask, self.num_frames)
-        patches = windows.flatten(0, 1).transpose(1, 2).unfold(2, PATCH_STEPS, PATCH_STEPS // 2)
+        hop = PATCH_STEPS // 2
+        # the last steps are heard too, where there are too few of them for a patch
+        windows = F.pad(windows.flatten(0, 1).transpose(1, 2), (0, -self.num_frames % hop))
+        patches = windows.unfold(2, PATCH_STEPS, hop)
         share = patches[:, -1:].mean(dim=3, keepdim=True)  # of a patch's frames that are valid
         # only windows that are nobody's have none, and they are left out below
         total = share.sum(dim=2).clamp_min(1 / PATCH_STEPS)
