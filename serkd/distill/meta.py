@@ -14,8 +14,8 @@ Parameters = dict[str, Tensor]
 StudentLoss = Callable[[Parameters], Tensor]  # what the student learns, at given parameters
 QuizLoss = Callable[[Parameters], Tensor]  # task loss on the quiz split at given parameters
 
-# over the norm of the quiz gradient; DARTS (arXiv 1806.09055, eq. 8) has 0.01, at which convolutions
-# with a hint are 7 % from the exact gradient; here they are 0.8 %, in float32 too
+# over the norm of the quiz gradient; DARTS (arXiv 1806.09055, eq. 8) has 0.01, with which tiny
+# convolutions with a hint were 7 % from the exact gradient: with this 0.8 %, in float32 too
 _FINITE_STEP = 0.003
 
 
