@@ -1,5 +1,6 @@
 """Figures of a report for a paper: PNG and PDF."""
 
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from serkd.report.plots import draw_confusions
 # Okabe & Ito 2008: apart for every kind of colour vision
 _COLOURS = {"helps": "#0072B2", "hurts": "#D55E00", "equivalent": "#555555", "undecided": "#999999"}
 _MAX_MATRICES = 6
-_MAX_NAME = 44
+_MAX_NAME, _MAX_LINES = 46, 4  # characters of a line; a factorial's arms differ in their ends
 
 
 def save_figures(report: Report, folder: Path) -> list[Path]:
@@ -35,9 +36,9 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def _plain(name: str) -> str:
-    """Matplotlib takes what is between dollar signs for mathematics."""
-    short = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
-    return short.replace("$", r"\$")
+    """In lines; Matplotlib takes what is between dollar signs for mathematics."""
+    lines = textwrap.wrap(name, _MAX_NAME, max_lines=_MAX_LINES, placeholder="…")
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def draw_forest(report: Report) -> Figure | None:
@@ -45,7 +46,9 @@ def draw_forest(report: Report) -> Figure | None:
     rows = [row for row in report["comparison"]["arms"][1:] if row["against_reference"]]
     if not rows:
         return None
-    figure = Figure(figsize=(7.2, 1.3 + 0.36 * len(rows)), layout="constrained")
+    names = [_plain(label(row)) for row in reversed(rows)]
+    lines = max(name.count("\n") for name in names)
+    figure = Figure(figsize=(7.2, 1.3 + (0.36 + 0.15 * lines) * len(rows)), layout="constrained")
     ax, margin = figure.subplots(), 100 * report["comparison"]["margin"]
     ax.axvspan(-margin, margin, color="#eeeeee", zorder=0)
     ax.axvline(0, color="black", linewidth=0.8)
@@ -61,7 +64,7 @@ def draw_forest(report: Report) -> Figure | None:
         is_sure = test["verdict"] in ("helps", "hurts")
         fill = colour if is_sure else "white"
         ax.plot(100 * test["difference"], place, "o", color=colour, markerfacecolor=fill)
-    ax.set_yticks(range(len(rows)), [_plain(label(row)) for row in reversed(rows)])
+    ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(-0.6, len(rows) - 0.4)
     metric = report["comparison"]["metric"].upper()
     ax.set_xlabel(f"difference in {metric} from the reference (points)")
@@ -86,10 +89,11 @@ def draw_levels(report: Report) -> Figure | None:
     columns = min(3, len(factors))
     lines = -(-len(factors) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.9 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     metric = report["comparison"]["metric"].upper()
     for ax, factor in zip(axes, factors, strict=False):
         _draw_levels(ax, factor)
+    for ax in axes[::columns]:
         ax.set_ylabel(f"{metric} (percent)")
     for ax in axes[len(factors) :]:
         ax.set_visible(False)

@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from planted import NAMES, Planted, planted_study, run_planted
 from scipy import stats
 
+from serkd.report.answer_figures import draw_forest, draw_matrices
 from serkd.report.arm_table import choose_rectangle
 from serkd.report.charts import find_ticks, scatter_chart
 from serkd.report.effects import describe_factors, find_pareto
@@ -209,6 +213,31 @@ def test_a_main_effect_is_tested_on_the_arms_that_differ_in_it_alone(tmp_path: P
     assert [effect["holm_p"] for effect in effects] == pytest.approx(holm)
     text = (tmp_path / "x" / "report" / "report.md").read_text(encoding="utf-8")
     assert all(f"| {100 * effect['difference']:+.1f} \\[" in text for effect in effects)
+
+
+def test_arms_that_differ_in_the_ends_of_their_names_are_told_apart(tmp_path: Path) -> None:
+    """A factorial's do; a figure that cut them short would show two arms as one."""
+    names = [
+        f"a factor that has a long name = {x}, and a second one of those = {y}"
+        for x in (1, 2)
+        for y in (1, 2)
+    ]
+    arms = {name: {"student.width": 100 + i} for i, name in enumerate(names)}
+    file = {"design": "list", "arms": arms, "reference": names[0]}
+    report = run_planted(file, Planted({}), tmp_path / "x", 3)
+    shown = [text.get_text().replace("\n", " ") for text in _texts(draw_forest(report))]
+    assert {*names[1:]} <= {*shown}
+    titles = [ax.get_title().replace("\n", " ") for ax in _axes(draw_matrices(report))]
+    assert titles == names
+
+
+def _axes(figure: Figure | None) -> list[Axes]:
+    assert figure is not None
+    return figure.axes
+
+
+def _texts(figure: Figure | None) -> list[Text]:
+    return [text for ax in _axes(figure) for text in ax.get_yticklabels()]
 
 
 def _point(i: int, mean: float, parameters: int, latency: float) -> dict[str, Any]:
