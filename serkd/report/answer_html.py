@@ -131,8 +131,8 @@ def _levels(report: Report) -> str:
             f"<figure><figcaption><b>{escape(factor['name'])}</b></figcaption>{chart}"
             f"<figcaption><ol>{levels}</ol></figcaption></figure>"
         )
-    about = "Bars are means, dots are folds; in brackets is the difference to the first level."
-    legend = f'<p class="legend">{about}</p>' if figures else ""
+    note = "Bars are means, dots are folds; in brackets is the difference to the first level."
+    legend = f'<p class="legend">{note}</p>' if figures else ""
     return f'<div class="grid">{"".join(figures)}</div>{legend}'
 
 

@@ -40,6 +40,7 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
 
     Raises:
         FloatingPointError: the loss or a gradient is not finite; no worker takes the step.
+        InputError: an epoch has a batch with fewer utterances than there are workers.
     """
     workers = Workers()
     stepper = Stepper(task, workers)

@@ -177,7 +177,7 @@ def test_main_effects_of_a_factorial_are_its_marginal_means(tmp_path: Path) -> N
 
 
 def test_a_main_effect_is_tested_on_the_arms_that_differ_in_it_alone(tmp_path: Path) -> None:
-    """Against the same sums by hand; it is surer than any one arm of those that it is made of."""
+    """Against the same sums by hand."""
     factors = {"student.width": [100, 200, 300], "student.depth": [2, 4]}
     file = {
         "design": "factorial",
