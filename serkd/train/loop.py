@@ -10,6 +10,7 @@ from torch import Tensor
 
 from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.memory import keep_memory
 from serkd.train.average import WeightAverage
 from serkd.train.batches import split_batch
 from serkd.train.checkpoint import Checkpoints, TrainState, join_parts
@@ -42,6 +43,7 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
         FloatingPointError: the loss or a gradient is not finite; no worker takes the step.
         InputError: an epoch has a batch with fewer utterances than there are workers.
     """
+    keep_memory()
     workers = Workers()
     stepper = Stepper(task, workers)
     average = WeightAverage(task.model, task.fit.ema_decay)

@@ -23,7 +23,7 @@ def build_optimizer(
                 built.append(
                     {"params": members, "lr": lr, "peak": lr, "weight_decay": decay, "name": name}
                 )
-    return torch.optim.AdamW(built)
+    return torch.optim.AdamW(built, fused=True)
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
