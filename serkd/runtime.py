@@ -24,6 +24,8 @@ def start_ray(num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray's own 15 lets its workers wait for minutes beside any other job of the machine
+    os.environ.setdefault("RAY_worker_niceness", "0")
     common = {"namespace": "serkd", "logging_level": "ERROR", "log_to_driver": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
