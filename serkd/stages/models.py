@@ -181,7 +181,10 @@ def find_teacher_file(context: Context) -> Path:
 
 
 def run_teacher_outputs(context: Context) -> None:
-    """The teacher's logits and embedding of every utterance."""
+    """The teacher's logits and embedding of every utterance; an inner fold's, of its test.
+
+    Of an inner fold's teacher, only what it says of those whom it never met is asked for.
+    """
     trunk = build_plain_trunk(context)
     num_classes = len(context.fold.manifest.class_names)
     settings = context.config("teacher.stage2")
@@ -191,7 +194,7 @@ def run_teacher_outputs(context: Context) -> None:
     heard = [folders[speed] for speed in context.config("teacher.answer_speeds")]
     num_parameters = _whole_teacher_parameters(context, model)
     facts = {"num_parameters": num_parameters, "scale": model.scale}
-    _predict_all(context, model, heard, prefix_column(context), facts)
+    _predict(context, model, heard, prefix_column(context), facts)
     # the head on its own, for students that teach it
     head = context.folder / "head.safetensors"
     save_file(model.classifier.state_dict(), head, context.lineage)
@@ -203,7 +206,7 @@ def _whole_teacher_parameters(context: Context, model: torch.nn.Module) -> int:
     return count_parameters(model) + count_parameters(prefix)
 
 
-def _predict_all(
+def _predict(
     context: Context,
     model: torch.nn.Module,
     folders: Sequence[Path],
@@ -213,7 +216,8 @@ def _predict_all(
     """The mean over the frames of all folders."""
     model.eval().to(context.compute.device)
     settings, device = context.experiment.train, torch.device(context.compute.device)
-    utt_ids = find_frames(folders[0], column).utt_ids
+    everyone = find_frames(folders[0], column).utt_ids
+    utt_ids = everyone if context.ref.inner is None else context.fold.test
     answers = []
     for folder in folders:
         source = open_source(find_frames(folder, column, utt_ids), settings.cache_gb)
@@ -262,4 +266,4 @@ def run_student(context: Context) -> None:
     model.load_state_dict(trained.weights)
     inside = count_inside(settings, context.backbone)
     facts = {"num_parameters": count_parameters(model) + inside}
-    _predict_all(context, model, [data.folder], column, facts)
+    _predict(context, model, [data.folder], column, facts)
