@@ -82,7 +82,7 @@ def _build_task(data: FoldData, trunk: Trunk, batch_size: int) -> EmotionTask:
 def _make_plan(task: EmotionTask, num_steps: int) -> list[np.ndarray]:
     plan: list[np.ndarray] = []
     while len(plan) < num_steps:
-        plan += task.plan(len(plan))
+        plan += task.plan(len(plan), task.active(len(plan)))
     return plan[:num_steps]
 
 

@@ -1,9 +1,10 @@
 """What students cost to use and to train, of every family and size.
 
 Latency is that of one utterance on one thread, from waveform to logits, against a teacher with the
-shape of HuBERT-base; weights are random and the speech is noise. Training is an epoch's batches of
-stored log-mel, padded at once, against one utterance after the other whose log-mel is computed from
-the waveform in every step. Those who are compared take turns, and a time is the median.
+shape of HuBERT-base, as fast as serkd can run it; weights are random and the speech is noise.
+Training is an epoch's batches of stored log-mel, padded at once, against one utterance after the
+other whose log-mel is computed from the waveform in every step. Those who are compared take turns,
+and a time is the median.
 """
 
 import argparse
@@ -26,9 +27,8 @@ from serkd.errors import InputError
 from serkd.features.backbone import Backbone, Prefix, find_backbone
 from serkd.features.logmel import compute_logmel
 from serkd.features.store import Frames, stack_frames
-from serkd.models.cost import count_macs, time_forward
-from serkd.models.listener import Listener
-from serkd.models.student import Student, build_student, count_parameters
+from serkd.models.listener import Listener, measure
+from serkd.models.student import Student, build_student
 from serkd.train.batches import pad_frames, plan_batches
 
 _CLASSES = 8
@@ -79,14 +79,8 @@ def _measure_costs(
             for size in sizes
         }
     waveform = _make_waveform(seconds, 0)
-    found = {}
-    for name, model in {"HuBERT-base's shape": teacher, **students}.items():
-        found[name] = {
-            "parameters": count_parameters(model),
-            "macs": count_macs(lambda model=model: model(waveform)),  # type: ignore[misc]
-            "seconds": time_forward(lambda model=model: model(waveform), repeats),  # type: ignore[misc]
-        }
-    return found
+    models = {"HuBERT-base's shape": teacher, **students}
+    return {name: measure(model, waveform, repeats) for name, model in models.items()}
 
 
 def _save_teacher(folder: Path, layers: int) -> Backbone:

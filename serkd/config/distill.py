@@ -26,13 +26,18 @@ class Distill(Section):
     dkd_target_weight: float = Field(1.0, ge=0.0, description="dkd only: label against the rest")
     dkd_other_weight: float = Field(8.0, ge=0.0, description="dkd only: among the other classes")
     gamma: float = Field(
-        0.0, ge=0.0, description="weight of the hint: the teacher's pooled embedding; 0 = none"
+        0.0,
+        ge=0.0,
+        description="weight of the hint: L1 to the teacher's pooled embedding, smooth where its "
+        "layers learn (meta.trains: last_n); 0 = none",
     )
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     supcon_weight: Share = 0.1
     supcon_temperature: PositiveFloat = 0.07
     supcon_views: Literal[1, 2] = Field(
-        1, description="2 = every utterance twice in a batch, each time augmented anew"
+        1,
+        description="2 = every utterance twice in a batch, each time augmented anew (without "
+        "augmentation and dropout the two are the same)",
     )
 
 
@@ -60,7 +65,10 @@ class Curriculum(Section):
     control: Literal["curriculum", "anti", "random"] = "curriculum"
     start_share: float = Field(0.3, gt=0.0, le=1.0, description="c0: share at the first epoch")
     full_at: float = Field(
-        0.5, gt=0.0, le=1.0, description="share of training after which all is used"
+        0.5,
+        gt=0.0,
+        le=1.0,
+        description="share of training after which all is used; the last epoch always has all",
     )
     num_jumps: PositiveInt | None = Field(
         None,
@@ -136,7 +144,12 @@ class Meta(Section):
     rho: Share = Field(
         0.0, description="weight of the teacher's own cross-entropy in its step, 1 - rho the quiz's"
     )
-    quiz_share: float = Field(0.1, gt=0.0, lt=0.5, description="share of train, whole speakers")
+    quiz_share: float = Field(
+        0.1,
+        gt=0.0,
+        lt=0.5,
+        description="share of train, whole speakers: more where they are few or have much",
+    )
     pilot_lr: PositiveFloat = Field(1e-3, description="of the pilot student's gradient step")
     teacher_lr: PositiveFloat = Field(
         1e-4, description="of the teacher's Adam; layers need a lower one than a head, about 1e-5"

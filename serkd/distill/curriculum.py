@@ -49,6 +49,15 @@ def compute_share(settings: Curriculum, progress: float) -> float:
     return min(1.0, PACINGS[settings.pacing](t, settings.start_share))
 
 
+def compute_epoch_share(settings: Curriculum, epoch: int, num_epochs: int) -> float:
+    """Share in use in an epoch (from 0): that of when it begins, and all in the last.
+
+    A `full_at` after the last epoch's beginning would else keep the hardest from the student.
+    """
+    is_last = epoch + 1 == num_epochs
+    return 1.0 if is_last else compute_share(settings, epoch / num_epochs)
+
+
 def compute_reversal(settings: Curriculum, progress: float) -> float:
     """CTKD's lambda at `progress`: -(1 - cos(pi·min(e, E)/E))/2, from 0 to -1.
 

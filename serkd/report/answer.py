@@ -126,6 +126,7 @@ def _cell(
 def _stamp(plan: Mapping[str, Any], arms: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any]:
     outcomes = [outcome for arm in arms.values() for outcome in arm.values()]
     versions = [outcome["versions"] for outcome in outcomes if outcome.get("versions")]
+    precisions = {outcome["precision"] for outcome in outcomes if outcome.get("precision")}
     file = plan["file"]
     return {
         "corpora": plan["corpora"],
@@ -148,6 +149,7 @@ def _stamp(plan: Mapping[str, Any], arms: Mapping[str, Mapping[Any, Any]]) -> di
             name: sorted({each[name] for each in versions if name in each})
             for name in sorted({name for each in versions for name in each})
         },
+        "precisions": sorted(precisions),
         "command": plan["command"],
     }
 

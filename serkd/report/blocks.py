@@ -93,10 +93,17 @@ def stamp_block(report: Report) -> Block:
         ("design", _design(report)),
         ("corpus hash", stamp["corpus_hash"][:16]),
         ("folds hash", stamp["folds_hash"][:16]),
+        *([("precision", _precision(stamp))] if stamp["precisions"] else []),
         *((name, ", ".join(each)) for name, each in stamp["versions"].items()),
         ("command", stamp["command"]),
     ]
     return Block("stamp", "Protocol", ("what", "value"), tuple(rows), 2)
+
+
+def _precision(stamp: Mapping[str, Any]) -> str:
+    text = " and ".join(stamp["precisions"])
+    is_one = len(stamp["precisions"]) == 1
+    return text if is_one else f"{text}: cells were trained on processors of different kinds"
 
 
 def _model(stamp: Mapping[str, Any]) -> str:

@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 from serkd.config import Curriculum, Experiment
 from serkd.distill.curriculum import (
     compute_alpha,
+    compute_epoch_share,
     compute_first_temperature,
     compute_reversal,
-    compute_share,
 )
 
 _POINTS = 501
@@ -53,7 +53,7 @@ def _has_temperature(experiment: Experiment) -> bool:
 def _draw_share(ax: Axes, experiment: Experiment) -> None:
     """A step an epoch: utterances are chosen when an epoch begins."""
     curriculum, epochs = experiment.curriculum, experiment.student.fit.epochs
-    shares = [100 * compute_share(curriculum, epoch / epochs) for epoch in range(epochs)]
+    shares = [100 * compute_epoch_share(curriculum, epoch, epochs) for epoch in range(epochs)]
     ax.stairs(shares, np.arange(epochs + 1), baseline=None, color=_BLUE, linewidth=2)
     ax.set_ylim(0, 105)
     ax.set_ylabel("training data in use\n(% of each class)")

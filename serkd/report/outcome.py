@@ -24,7 +24,8 @@ def read_outcome(
     """The cell's outcome on the utterances of `labels`; None where its model is not stored.
 
     `confusions` (G, C, C) are counts by speaker, true and predicted class; `stages` are all that
-    the model was made of, whoever computed them, with what they took.
+    the model was made of, whoever computed them, with what they took. `precision` is that of a
+    student's training.
     """
     graph, model = Graph(STAGES, cell.experiment, fold), cell.model
     ref = MODELS[model]
@@ -45,6 +46,8 @@ def read_outcome(
         "curve": _read_curve(store.find(trained.stage, graph.key(trained))),
         "max_epochs": _max_epochs(cell, model),
         "stages": _stage_costs(graph, store, model),
+        "versions": found.info["versions"],
+        "precision": facts.get("precision"),
     }
 
 

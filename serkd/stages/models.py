@@ -211,7 +211,7 @@ def _predict(
     model: torch.nn.Module,
     folders: Sequence[Path],
     column: str,
-    facts: Mapping[str, float | None],
+    facts: Mapping[str, float | str | None],
 ) -> None:
     """The mean over the frames of all folders."""
     model.eval().to(context.compute.device)
@@ -265,5 +265,9 @@ def run_student(context: Context) -> None:
     model = build_student(settings, data.num_classes, data.frames.values.shape[1])
     model.load_state_dict(trained.weights)
     inside = count_inside(settings, context.backbone)
-    facts = {"num_parameters": count_parameters(model) + inside}
+    facts = {
+        "num_parameters": count_parameters(model) + inside,
+        # what was wished for is in the key; processors without bfloat16 take another
+        "precision": trained.precision,
+    }
     _predict(context, model, [data.folder], column, facts)

@@ -78,7 +78,7 @@ def _train_on_ray(build_task: Callable[[], Task], work: Path, settings: config.T
         raise FloatingPointError(result.return_value)
     with result.checkpoint.as_directory() as folder:
         state = read_state(Path(folder))
-    return Trained(state.part("best"), state.info["history"])
+    return Trained(state.part("best"), state.info["history"], state.info["precision"])
 
 
 def _scale(settings: config.Train) -> ray.train.ScalingConfig:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from serkd.errors import InputError
@@ -27,10 +26,14 @@ from serkd.train.workers import Workers
 
 @dataclass(frozen=True)
 class Trained:
-    """The chosen epoch's weights on the CPU, and a record for each epoch."""
+    """The chosen epoch's weights on the CPU, and a record for each epoch.
+
+    `precision` is that of the training's forward passes, on the processor that there was.
+    """
 
     weights: dict[str, Tensor]
     history: list[dict[str, Any]]
+    precision: str
 
 
 def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Trained:
@@ -75,7 +78,7 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
         history.append(record)
         checkpoints.save(_state(task, stepper, average, best, history), record)
         observer.epoch(task.name, record)
-    return Trained({k: v.detach().cpu() for k, v in best.items()}, history)
+    return Trained({k: v.detach().cpu() for k, v in best.items()}, history, task.precision)
 
 
 def _state(
@@ -94,7 +97,8 @@ def _state(
         average=average.state(),
         optimizer=optimizer_tensors(stepper.optimizer),
     )
-    return TrainState(tensors, {"history": history, "stepper": stepper.state})
+    info = {"history": history, "stepper": stepper.state, "precision": task.precision}
+    return TrainState(tensors, info)
 
 
 def _best_epoch(task: Task, history: Sequence[Mapping[str, Any]]) -> int:
@@ -115,7 +119,8 @@ def _train_epoch(
 ) -> dict[str, float]:
     task.model.train()
     started = time.perf_counter()
-    workers, plan = stepper.workers, task.plan(epoch)
+    workers, active = stepper.workers, task.active(epoch)
+    plan = task.plan(epoch, active)
     if min(map(len, plan)) < workers.size:
         raise InputError(
             f"{task.name}: every worker must have an utterance of every batch, got a batch of "
@@ -136,12 +141,14 @@ def _train_epoch(
         average.update()
         for name, value in scalars.items():
             totals.setdefault(name, []).append(value)
-    means = {name: float(np.mean(values)) for name, values in totals.items()}
+    # a term of weight 0 is left out of a step's loss, to which it adds nothing
+    counts = {n: len(plan) if n.startswith("loss/") else len(v) for n, v in totals.items()}
+    means = {name: sum(values) / counts[name] for name, values in totals.items()}
     if "skipped_steps" in totals:
         means["skipped_steps"] = sum(totals["skipped_steps"])
     return {
         **means,
         **{f"lr/{g['name']}": g["lr"] for g in stepper.optimizer.param_groups},
-        "data_share": len(np.unique(np.concatenate(plan))) / len(task.lengths),
+        "data_share": len(active) / task.num_learned,
         "seconds": time.perf_counter() - started,
     }

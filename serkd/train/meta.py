@@ -48,6 +48,13 @@ class Lesson:
         )
         speakers = [data.manifest.by_id[utt_id].speaker_id for utt_id in data.train_ids]
         self.quiz = choose_quiz(speakers, data.train_labels, settings.quiz_share, seed)
+        if (share := float(self.quiz.mean())) > 2 * settings.quiz_share:
+            logger.warning(
+                "the quiz has %.0f %% of train, meta.quiz_share asks for %.0f %%: speakers are "
+                "whole, and every class must be asked; the student does not learn from them",
+                100 * share,
+                100 * settings.quiz_share,
+            )
         self.start_dev_uar = self._dev_uar(teacher.outputs.select(data.dev_ids).logits)
 
     def count_step(self) -> bool:

@@ -8,7 +8,6 @@ from serkd import config
 from serkd.corpora.composition import label_votes
 from serkd.corpora.manifest import Manifest
 from serkd.distill.curriculum import (
-    compute_share,
     rank_within_class,
     score_difficulty,
     score_disagreement,
@@ -50,13 +49,12 @@ class DataCurriculum:
         return self.settings.scorer == "student_teacher_kl" and self.settings.ranks
 
     def active(
-        self, progress: float, ask_both: Callable[[], tuple[np.ndarray, np.ndarray]]
+        self, share: float, ask_both: Callable[[], tuple[np.ndarray, np.ndarray]]
     ) -> np.ndarray:
-        """Utterances in use at `progress`.
+        """Utterances in use when a `share` of each class is.
 
         `ask_both` gives the student's and the teacher's logits (U, C) on train, as they are now.
         """
-        share = compute_share(self.settings, progress)
         if share >= 1.0:
             return self.learned
         if self.is_self_paced:

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from serkd import config
 from serkd.devices import choose_device, choose_precision
+from serkd.distill.curriculum import compute_epoch_share
 from serkd.distill.meta import Parameters
 from serkd.distill.objective import Target, student_terms
 from serkd.losses.logits import Temperature
@@ -98,7 +99,12 @@ class StudentTask(Task):
         return np.zeros(len(self.lengths), bool) if self.lesson is None else self.lesson.quiz
 
     def active(self, epoch: int) -> np.ndarray:
-        return self.pace.active(epoch / self.fit.epochs, self._ask_both)
+        share = compute_epoch_share(self.pace.settings, epoch, self.fit.epochs)
+        return self.pace.active(share, self._ask_both)
+
+    @property
+    def num_learned(self) -> int:
+        return len(self.pace.learned)
 
     def _ask_both(self) -> tuple[np.ndarray, np.ndarray]:
         """The student's logits (U, C) on train, and those of the teacher that scores, as of now."""
@@ -226,7 +232,8 @@ class StudentTask(Task):
         """The teacher's step: it descends the quiz loss of a pilot student.
 
         The pilot learns what the student will, from the same augmented batch and at the
-        temperatures of the student before it.
+        temperatures of the student before it. Without dropout, and batch normalisation goes by its
+        running statistics: those of a batch have no double backward.
         """
         asked = lesson.draw_quiz(len(index), step)
         batch, quiz_batch = self.source.load([index, asked], step.epoch)
@@ -244,7 +251,7 @@ class StudentTask(Task):
             output = functional_call(self.model, student, quiz_inputs)
             return F.cross_entropy(output.logits, self._labels(asked))
 
-        self.model.eval()  # no dropout: all gradients must see the same function
+        self.model.eval()  # all gradients must see the same function
         student: Parameters = dict(self.model.named_parameters())
         rows = np.repeat(index, self.distill.supcon_views)
         labels = self._labels(rows)

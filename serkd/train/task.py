@@ -106,11 +106,16 @@ class Task(ABC):
         """The training utterances that an epoch uses."""
         return np.arange(len(self.lengths))
 
-    def plan(self, epoch: int) -> list[np.ndarray]:
-        """The global batches of an epoch, the same on every worker."""
+    @property
+    def num_learned(self) -> int:
+        """Training utterances that some epoch uses."""
+        return len(self.lengths)
+
+    def plan(self, epoch: int, active: np.ndarray) -> list[np.ndarray]:
+        """The global batches of an epoch that uses `active`, the same on every worker."""
         return plan_batches(
             self.lengths,
-            self.active(epoch),
+            active,
             self.fit.batch_size,
             (self.seed, epoch),
             self.train_labels if self.fit.batches == "class_balanced" else None,

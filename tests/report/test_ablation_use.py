@@ -49,6 +49,8 @@ def test_the_shipped_smoke_ablation_ends_in_every_form_of_its_report(
     report, folder = smoke
     assert not report["is_partial"]
     assert not report["failures"]
+    assert report["stamp"]["precisions"] == ["float32"]
+    assert {"torch", "serkd"} <= report["stamp"]["versions"].keys()
     names = [arm["name"] for arm in report["comparison"]["arms"]]
     assert names == ["reference", "without distillation", "without curriculum"]
     files = {path.name for path in (folder / "report").iterdir()}

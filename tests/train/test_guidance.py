@@ -213,6 +213,33 @@ def test_every_schedule_is_logged_in_every_epoch(stored: Builder, tmp_path: Path
     assert history[-1]["lambda"] == pytest.approx(-1.0)
 
 
+def test_terms_add_up_in_an_epoch_in_which_a_weight_was_zero(
+    stored: Builder, tmp_path: Path
+) -> None:
+    task = _student(
+        stored, student__fit__epochs=2, curriculum__alpha_curriculum="linear",
+        curriculum__alpha_start=0.0,
+    )  # fmt: skip
+    assert "kd" not in task.guidance.weights(0.0)
+    history = run_loop(task, FolderCheckpoints(tmp_path), Observer()).history
+    for record in history:
+        terms = [value for name, value in record.items() if name.startswith("loss/")]
+        assert record["loss"] == pytest.approx(sum(terms), rel=1e-5)
+    assert history[0]["loss/kd"] > 0
+
+
+@pytest.mark.parametrize(("pacing", "epochs"), [("step", 3), ("linear", 1)])
+def test_the_last_epoch_has_all_however_late_that_is(
+    stored: Builder, pacing: str, epochs: int
+) -> None:
+    task = _student(
+        stored, student__fit__epochs=epochs, curriculum__pacing=pacing, curriculum__full_at=1.0
+    )
+    sizes = [len(task.active(epoch)) for epoch in range(epochs)]
+    assert all(size < task.num_learned for size in sizes[:-1])
+    assert sizes[-1] == task.num_learned == len(task.lengths)
+
+
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("control", ["curriculum", "anti", "random"])
 def test_every_scorer_keeps_every_class_from_the_first_epoch(

@@ -206,7 +206,7 @@ def _relative_error(task: StudentTask) -> float:
     return float(np.linalg.norm(np.subtract(analytic, numeric)) / size)
 
 
-FAMILY = pytest.mark.parametrize("family", ["conv", "token"])
+FAMILY = pytest.mark.parametrize("family", ["conv", "token", "conv_token"])
 TRAINS = pytest.mark.parametrize("trains", ["head", "last_n"])
 
 
@@ -216,6 +216,9 @@ def test_the_second_order_step_is_the_gradient_of_the_whole_pilot_step(
     stored: Builder, trains: str, family: str
 ) -> None:
     task = _in_float64(_student(stored, trains, student__family=family))
+    with torch.no_grad():  # some weights begin at 0, and what is behind them is not asked
+        for weight in task.model.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, dtype=weight.dtype))
     assert _relative_error(task) < 1e-4
 
 
@@ -444,3 +447,15 @@ def test_a_collapse_of_the_teacher_is_said_and_a_small_loss_is_not(
         with caplog.at_level(logging.WARNING):
             lesson.evaluate()
         assert ("collapsed" in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(("share", "is_said"), [(0.1, True), (0.3, False)])
+def test_a_quiz_that_takes_much_more_than_asked_is_said(
+    stored: Builder, caplog: pytest.LogCaptureFixture, share: float, is_said: bool
+) -> None:
+    """Two speakers of equal size: one is asked, and the other learned from."""
+    with caplog.at_level(logging.WARNING):
+        lesson = _lesson(_student(stored, "head", meta__quiz_share=share))
+    assert lesson.quiz.mean() == 0.5
+    message = f"the quiz has 50 % of train, meta.quiz_share asks for {100 * share:.0f} %"
+    assert (message in caplog.text) == is_said

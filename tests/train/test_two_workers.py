@@ -35,6 +35,7 @@ SAME: dict[str, dict[str, Any]] = {
         "student.dropout": 0.0,
         "student.fit.epochs": 3,
         "student.fit.batch_size": 7,
+        "student.fit.batches": "class_balanced",
         "distill.supcon_weight": 0.5,
         "distill.supcon_temperature": 0.1,
         "distill.supcon_views": 2,
@@ -174,6 +175,6 @@ def test_an_epoch_with_too_little_to_go_round_is_refused(stored: Builder) -> Non
     task = stored.build_task("student", {})()
     stepper = Stepper(task, Workers())
     stepper.workers.size = 2
-    task.plan = lambda epoch: [np.array([0])]  # type: ignore[method-assign]
+    task.plan = lambda epoch, active: [np.array([0])]  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"a batch of 1 for 2 workers .* curriculum\.start_share"):
         _train_epoch(task, stepper, WeightAverage(task.model, task.fit.ema_decay), 0)
