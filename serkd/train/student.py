@@ -1,5 +1,6 @@
 """The student's task: contrastive and cross-entropy, distillation, curriculum, meta-knowledge."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,8 @@ from serkd.train.spectra import Augmented, augment_logmel
 from serkd.train.stored_teacher import StoredTeacher
 from serkd.train.task import Step, Task, seed_torch
 from serkd.train.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 _LIVE_KNEE = 1.0  # smooth L1 as Girshick's (arXiv 1504.08083)
 
@@ -81,6 +84,12 @@ class StudentTask(Task):
             assert teacher is not None
             self.lesson = Lesson(data, teacher, meta, seed, self.device)
         self.is_scored_unseen = unseen is not None
+        if curriculum.scores_by_teacher and unseen is None and distill.teacher == "trained":
+            logger.warning(
+                "%s: what is difficult is said by a teacher that has learned from these "
+                "utterances, to whom most are easy; teacher.inner_folds asks teachers who have not",
+                self.name,
+            )
         scorer = self.teacher if unseen is None else unseen.select(data.train_ids)
         scores = None if scorer is None else scorer.logits
         self.pace = DataCurriculum(curriculum, data, ~self.quiz, scores, seed)

@@ -1,5 +1,6 @@
 """A student's losses and curricula in real training steps."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -226,6 +227,18 @@ def test_terms_add_up_in_an_epoch_in_which_a_weight_was_zero(
         terms = [value for name, value in record.items() if name.startswith("loss/")]
         assert record["loss"] == pytest.approx(sum(terms), rel=1e-5)
     assert history[0]["loss/kd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("pacing", "scorer", "is_said"),
+    [("root", "margin", True), ("root", "random", False), ("none", "margin", False)],
+)
+def test_difficulty_by_a_teacher_of_the_same_utterances_is_said(
+    stored: Builder, caplog: pytest.LogCaptureFixture, pacing: str, scorer: str, is_said: bool
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        _student(stored, curriculum__pacing=pacing, curriculum__scorer=scorer)
+    assert ("teacher.inner_folds asks teachers who have not" in caplog.text) == is_said
 
 
 @pytest.mark.parametrize(("pacing", "epochs"), [("step", 3), ("linear", 1)])
