@@ -1,5 +1,7 @@
 """How many actors a cluster takes."""
 
+import os
+
 import pytest
 import ray
 
@@ -31,3 +33,8 @@ def test_machines_without_a_common_folder_get_no_actors(
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * num_nodes + [{"Alive": False}])
     assert runtime.cluster_actors(is_shared=False) == expected
+
+
+def test_workers_are_as_urgent_as_who_started_them(ray_cluster: None) -> None:
+    """At Ray's niceness of 15 they would wait for every other job of the machine."""
+    assert ray.get(ray.remote(os.nice).remote(0)) == os.nice(0)
