@@ -37,4 +37,4 @@ def test_machines_without_a_common_folder_get_no_actors(
 
 def test_workers_are_as_urgent_as_who_started_them(ray_cluster: None) -> None:
     """At Ray's niceness of 15 they would wait for every other job of the machine."""
-    assert ray.get(ray.remote(os.nice).remote(0)) == os.nice(0)
+    assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
