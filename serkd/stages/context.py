@@ -84,8 +84,8 @@ class Context:
 
     Only declared config keys can be read. The fold knows no test label, and no context can be
     made with an artifact that was fitted on another fold, but for the fold's own `inner_folds`: an
-    input that is of one of them must be fitted on that one. A stage of an inner fold is given it as
-    its fold, and knows of no other.
+    input that is of one of them must be fitted on that one. A stage of an inner fold (`is_inner`)
+    is given it as its fold, and knows of no other.
     """
 
     ref: Ref
@@ -98,6 +98,7 @@ class Context:
     work: Path
     compute: Compute
     observer: Observer
+    is_inner: bool = False
 
     def __post_init__(self) -> None:
         for ref, artifact in self.inputs.items():

@@ -243,6 +243,7 @@ class Graph:
             store.work(ref.stage, self.key(ref)),
             compute,
             Within(observer, f"inner {ref.inner}") if is_inner else observer,
+            is_inner,
         )
         context.folder.mkdir(parents=True, exist_ok=True)
         return context

@@ -217,7 +217,7 @@ def _predict(
     model.eval().to(context.compute.device)
     settings, device = context.experiment.train, torch.device(context.compute.device)
     everyone = find_frames(folders[0], column).utt_ids
-    utt_ids = everyone if context.ref.inner is None else context.fold.test
+    utt_ids = context.fold.test if context.is_inner else everyone
     answers = []
     for folder in folders:
         source = open_source(find_frames(folder, column, utt_ids), settings.cache_gb)
