@@ -47,6 +47,8 @@ SAME: dict[str, dict[str, Any]] = {
         "curriculum.scorer": "student_teacher_kl",
         "curriculum.temperature_curriculum": "instance",
         "curriculum.temperature_full_at": 0.1,
+        # Adam divides a gradient that is nearly rounding by its own size
+        "curriculum.temperature_lr": 0.01,
         "curriculum.alpha_curriculum": "linear",
         "curriculum.alpha_start": 0.2,
     },
