@@ -265,7 +265,7 @@ def run_student(context: Context) -> None:
     model = build_student(settings, data.num_classes, data.frames.values.shape[1])
     model.load_state_dict(trained.weights)
     inside = count_inside(settings, context.backbone)
-    facts = {
+    facts: dict[str, float | str | None] = {
         "num_parameters": count_parameters(model) + inside,
         # what was wished for is in the key; processors without bfloat16 take another
         "precision": trained.precision,
