@@ -1,4 +1,4 @@
-"""How many actors a cluster takes."""
+"""How many actors a cluster takes, and how urgent its workers are."""
 
 import os
 

@@ -102,8 +102,7 @@ def stamp_block(report: Report) -> Block:
 
 def _precision(stamp: Mapping[str, Any]) -> str:
     text = " and ".join(stamp["precisions"])
-    is_one = len(stamp["precisions"]) == 1
-    return text if is_one else f"{text}: cells were trained on processors of different kinds"
+    return text if len(stamp["precisions"]) == 1 else f"{text}, by an arm's wish or by processor"
 
 
 def _model(stamp: Mapping[str, Any]) -> str:
