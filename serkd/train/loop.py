@@ -142,7 +142,8 @@ def _train_epoch(
         for name, value in scalars.items():
             totals.setdefault(name, []).append(value)
     # a term of weight 0 is left out of a step's loss, to which it adds nothing
-    counts = {n: len(plan) if n.startswith("loss/") else len(v) for n, v in totals.items()}
+    taken = len(totals.get("loss", ()))
+    counts = {n: taken if n.startswith("loss/") and taken else len(v) for n, v in totals.items()}
     means = {name: sum(values) / counts[name] for name, values in totals.items()}
     if "skipped_steps" in totals:
         means["skipped_steps"] = sum(totals["skipped_steps"])
