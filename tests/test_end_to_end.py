@@ -57,7 +57,7 @@ def _kill(process: "subprocess.Popen[str]") -> None:
 
 def _finish(process: "subprocess.Popen[str]") -> Results:
     try:
-        out, err = process.communicate(timeout=400)
+        out, err = process.communicate(timeout=800)  # on a machine that is shared
     except BaseException:
         _kill(process)
         raise

@@ -53,7 +53,7 @@ def build_report(folder: Path) -> dict[str, Any]:
         "is_partial": bool(planned - done),
         "stamp": _stamp(plan, arms),
         "comparison": found,
-        "factors": describe_factors(found["arms"]),
+        "factors": describe_factors(found["arms"], file["metric"]),
         "pareto": find_pareto(found["arms"]),
         "training": describe_training(arms),
         "failures": group_failures(Ledger(folder / "ledger.jsonl").replay(), planned - done),

@@ -161,8 +161,9 @@ def factors_block(report: Report) -> Block:
         "importance, points",
     )
     note = (
-        "Means are of the arms that differ in this factor alone; Δ is against its first level, "
-        "folds paired, by the corrected t. Importance is the range of the means."
+        "Means are of the arms that differ in this factor alone, on the folds and seeds that all "
+        "of them have finished; Δ is against the first level, folds paired, by the corrected t. "
+        "Importance is the range of the means."
     )
     notes = (note,) if rows else ()
     return Block("factors", "What each key does", head, tuple(rows), 2, notes)

@@ -5,27 +5,30 @@ from typing import Any
 
 import numpy as np
 
+from serkd.report.arm_table import Pair, choose_rectangle
 from serkd.report.paired import without_nan
 from serkd.report.statistics import corrected_t_test, holm
+from serkd.train.metrics import confusion_metric
 
 
-def describe_factors(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Of every factor: its levels with the mean of the arms that have it, and its importance.
 
     A level's `mean` is over the arms that share all *other* levels with an arm of every other level
-    of this factor, so that levels differ in nothing else; `importance` is the range of those means.
-    The largest comes first. A level's `against_first` is its main effect: those arms against the
-    ones of the first level, folds paired, with the corrected t-test and Holm's p over all effects.
+    of this factor, so that levels differ in nothing else, and over the folds and seeds that all of
+    those arms have finished: no level has an easier fold to itself. `importance` is the range of
+    the means; the largest comes first. A level's `against_first` is its main effect: those arms
+    against the ones of the first level, folds paired, with the corrected t-test and Holm's p over
+    all effects.
     """
     names = list(dict.fromkeys(name for arm in arms for name in arm["levels"]))
     known = [arm for arm in arms if arm["mean"] is not None]
     # of a factorial, a reference that is none of the combinations has no place in the grid
     in_grid = [arm for arm in known if set(arm["levels"]) == set(names)]
     known = in_grid if len(in_grid) > 1 else known
-    defaults = known[0]["levels"] if known else {}
     found = []
     for name in names:
-        levels = _level_means(known, name, names, defaults)
+        levels = _level_means(known, name, names, metric)
         if len(levels) > 1:
             means = [level["mean"] for level in levels]
             found.append({"name": name, "levels": levels, "importance": max(means) - min(means)})
@@ -42,8 +45,7 @@ def _add_effects(factors: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[st
     for factor in factors:
         first, *others = factor["levels"]
         for level in others:
-            folds = [fold for fold in first["by_fold"] if fold in level["by_fold"]]
-            pairs = [level["by_fold"][fold] - first["by_fold"][fold] for fold in folds]
+            pairs = [level["by_fold"][fold] - first["by_fold"][fold] for fold in first["by_fold"]]
             test = corrected_t_test(np.array(pairs), ratios[0])
             level["against_first"] = {
                 "difference": test.mean,
@@ -56,36 +58,42 @@ def _add_effects(factors: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[st
 
 
 def _level_means(
-    arms: Sequence[Mapping[str, Any]],
-    name: str,
-    names: Sequence[str],
-    defaults: Mapping[str, str],
+    arms: Sequence[Mapping[str, Any]], name: str, names: Sequence[str], metric: str
 ) -> list[dict[str, Any]]:
-    """What an arm does not say of a factor is as in the reference."""
-    groups: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    """What an arm does not say of a factor is as in the reference; empty if nothing is shared."""
+    groups: dict[tuple[str, ...], dict[str, dict[Pair, float]]] = {}
     for arm in arms:
-        levels = {each: arm["levels"].get(each, defaults.get(each, "base")) for each in names}
+        levels = {
+            each: arm["levels"].get(each, arms[0]["levels"].get(each, "base")) for each in names
+        }
         others = tuple(levels[each] for each in names if each != name)
-        groups.setdefault(others, {})[levels[name]] = arm
+        groups.setdefault(others, {})[levels[name]] = _cell_values(arm, metric)
     order = list(dict.fromkeys(level for group in groups.values() for level in group))
     whole = [group for group in groups.values() if len(group) == len(order)]
-    return [
-        {
-            "level": level,
-            "mean": float(np.mean([group[level]["mean"] for group in whole])),
-            "by_fold": _fold_means([group[level] for group in whole]),
-            "num_arms": len(whole),
+    values = [group[level] for group in whole for level in order]
+    pairs = [pair for pair in values[0] if all(pair in each for each in values)] if values else []
+    folds, seeds = choose_rectangle(set(pairs))
+    if not folds:
+        return []
+    found = []
+    for level in order:
+        by_fold = {
+            fold: float(np.mean([group[level][fold, seed] for group in whole for seed in seeds]))
+            for fold in dict.fromkeys(fold for fold, _ in pairs if fold in folds)
         }
-        for level in (order if whole else [])
-    ]
+        mean = float(np.mean(list(by_fold.values())))
+        found.append({"level": level, "mean": mean, "by_fold": by_fold, "num_arms": len(whole)})
+    return found
 
 
-def _fold_means(arms: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    folds = set.intersection(*(set(arm["by_fold"]) for arm in arms))
+def _cell_values(arm: Mapping[str, Any], metric: str) -> dict[Pair, float]:
+    """Of the finished cells, in the plan's order."""
     return {
-        fold: float(np.mean([arm["by_fold"][fold] for arm in arms]))
-        for fold in arms[0]["by_fold"]
-        if fold in folds
+        (cell["fold"], cell["seed"]): float(
+            confusion_metric(np.sum(cell["confusions"], axis=0), metric)
+        )
+        for cell in arm["cells"]
+        if cell["is_done"]
     }
 
 

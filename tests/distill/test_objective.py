@@ -94,7 +94,6 @@ def test_the_objective_has_no_jump_at_the_ends_of_a_weight(
         ({"supcon_weight": 1.0}, {"ce"}),
         ({"gamma": 0.0}, {"hint"}),
     ],
-    ids=str,
 )
 def test_a_term_of_weight_0_is_not_there(changes: dict[str, float], left_out: set[str]) -> None:
     settings = Distill(gamma=0.5).model_copy(update=changes)

@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,43 @@ def test_the_front_is_what_no_other_beats_in_everything() -> None:
 
 def test_an_arm_without_a_value_has_no_factor() -> None:
     arms = [{"levels": {"a": "1"}, "mean": None}, {"levels": {"a": "2"}, "mean": None}]
-    assert describe_factors(arms) == []
+    assert describe_factors(arms, "uar") == []
+
+
+def _arm(levels: Mapping[str, str], hits: Mapping[tuple[str, int], int]) -> dict[str, Any]:
+    """An arm with that many of ten utterances right in each class, by fold and seed."""
+    cells: list[dict[str, Any]] = [
+        {
+            "fold": fold,
+            "seed": seed,
+            "is_done": True,
+            "confusions": [[[n, 10 - n], [10 - n, n]]],
+        }
+        for (fold, seed), n in hits.items()
+    ]
+    waiting = {"fold": "9", "seed": 9, "is_done": False}
+    return {"levels": levels, "mean": 0.5, "cells": [*cells, waiting]}
+
+
+def test_levels_of_an_unfinished_factorial_are_compared_on_what_all_arms_have_finished() -> None:
+    """Fold 3 and seed 1 are easy: arms that have them already are not better for it."""
+    base = {("1", 0): 4, ("2", 0): 5}
+    easy = {("3", 0): 9, ("1", 1): 9}
+    arms = [
+        _arm({"a": "x", "b": "x"}, {**base, **easy}),
+        _arm({"a": "x", "b": "y"}, {**base, **easy, ("1", 0): 5}),
+        _arm({"a": "y", "b": "x"}, {**base, **easy, ("1", 0): 8}),
+        _arm({"a": "y", "b": "y"}, {**base, ("1", 0): 6}),
+    ]
+    a, b = describe_factors(arms, "uar")
+    assert [(level["level"], level["num_arms"]) for level in a["levels"]] == [("x", 2), ("y", 2)]
+    x, y = a["levels"]
+    assert x["by_fold"] == pytest.approx({"1": 0.45, "2": 0.5})
+    assert y["by_fold"] == pytest.approx({"1": 0.7, "2": 0.5})
+    assert [x["mean"], y["mean"], a["importance"]] == pytest.approx([0.475, 0.6, 0.125])
+    assert b["importance"] == pytest.approx(0.025)
+    alone = _arm({"a": "y", "b": "y"}, {("4", 0): 9})
+    assert describe_factors([*arms[:3], alone], "uar") == []
 
 
 def test_what_sharing_saved_is_what_was_asked_for_again() -> None:
