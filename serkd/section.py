@@ -3,7 +3,8 @@
 import difflib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -41,6 +42,8 @@ def _problems(model: type[Section], error: ValidationError) -> Iterator[str]:
         dotted = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             yield _unknown_key(model, dotted, item["loc"])
+        elif item["type"] == "missing":
+            yield f"{dotted}: must be given"
         elif item["type"] == "too_short":
             least = item["ctx"]["min_length"]
             yield f"{dotted}: must have at least {least} value(s), got {item['input']!r}"
@@ -51,15 +54,35 @@ def _problems(model: type[Section], error: ValidationError) -> Iterator[str]:
             yield f"{dotted}: {rule}, got {item['input']!r}"
 
 
-def _unknown_key(model: Any, dotted: str, location: tuple[int | str, ...]) -> str:  # noqa: ANN401
+def _unknown_key(model: type[Section], dotted: str, location: tuple[int | str, ...]) -> str:
+    kinds: list[Any] = [model]
     for name in location[:-1]:
-        fields = getattr(model, "model_fields", {})
-        # a mapping's values have the mapping's second type argument
-        model = fields[str(name)].annotation if name in fields else get_args(model)[-1]
-    legal = sorted(model.model_fields)
+        # pydantic names the members of a union on the way: those are no step
+        kinds = [one for kind in kinds for one in _step(kind, name)] or kinds
+    legal = sorted({name for kind in kinds for name in getattr(kind, "model_fields", ())})
     near = difflib.get_close_matches(str(location[-1]), legal, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{dotted}: unknown key; {hint}allowed: {', '.join(legal)}"
+
+
+def _step(kind: Any, name: int | str) -> Iterator[Any]:  # noqa: ANN401  any annotation
+    """What may be at a key of a section, of a mapping, or at a place of a list."""
+    if name in (fields := getattr(kind, "model_fields", {})):
+        yield from _members(fields[name].annotation)
+    elif inner := [each for each in get_args(kind) if each is not ...]:
+        yield from _members(inner[-1])  # of a mapping, its values
+
+
+def _members(kind: Any) -> Iterator[Any]:  # noqa: ANN401  any annotation
+    """A type without `Annotated`; of a union, each that is not None."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        yield from _members(get_args(kind)[0])
+    elif origin in (Union, UnionType):
+        for each in get_args(kind):
+            yield from _members(each)
+    elif kind is not NoneType:
+        yield kind
 
 
 def set_dotted(data: dict[str, Any], dotted: str, value: object) -> None:

@@ -16,6 +16,7 @@ import transformers
 
 from serkd.cli import main
 from serkd.corpora.manifest import Manifest, write_manifest
+from serkd.errors import InputError
 
 _HEAVY = {"torch", "ray", "transformers", "sklearn", "faiss", "pyarrow", "numpy"}
 
@@ -298,6 +299,26 @@ def test_audio_that_changed_since_prepare_is_refused_by_name(
     assert work.name.startswith("features-")
     listed = json.loads((work / "artifact" / "quarantine.json").read_text())
     assert [bad["utt_id"] for bad in listed] == [first.utt_id]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "word"), [(InputError, 2, "error"), (FloatingPointError, 1, "failed")]
+)
+def test_what_settings_did_is_one_line_wherever_it_was_raised(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[Exception],
+    code: int,
+    word: str,
+) -> None:
+    def broken(_: list[str]) -> None:
+        raise RuntimeError("a task failed") from kind("x must be finite, got nan")
+
+    monkeypatch.setattr("serkd.cli.app", broken)
+    with pytest.raises(SystemExit) as ended:
+        main("run")
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"{word}: x must be finite, got nan\n"
 
 
 def _imported(*command: str) -> set[str]:

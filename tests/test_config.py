@@ -142,6 +142,8 @@ def test_all_problems_of_a_file_are_reported_with_their_paths(tmp_path: Path) ->
         ("corpus: {trim_silence_db: 0}", "must be greater than 0", "0"),
         ("corpus: {max_duration_s: 31}", "must be less than or equal to 30", "31"),
         ("backbone: {name: 5}", "must be a valid string", "5"),
+        ("student: {augment: {crop_frames: 1000000}}", "must be less than or equal to", "1000000"),
+        ("student: {augment: {gain_db: 61}}", "must be less than or equal to 60", "61"),
     ],
 )
 def test_a_problem_says_the_rule_and_then_the_value(
@@ -180,6 +182,14 @@ def test_a_problem_says_the_rule_and_then_the_value(
         (
             "distill: {alpha: 0, supcon_weight: 1}",
             "distill.supcon_weight must be below 1 when distill.alpha is 0",
+        ),
+        (
+            "distill: {kd: dkd, dkd_target_weight: 0, dkd_other_weight: 0}",
+            "distill: dkd_target_weight or dkd_other_weight must be above 0 when kd is 'dkd'",
+        ),
+        (
+            "student: {augment: {noise_snr_db: [-4000, 0]}}",
+            "noise_snr_db must be [low, high], from -60 to 100 dB, got [-4000.0, 0.0]",
         ),
         ("student: {kernel_frames: 4}", "kernel_frames must be odd, got 4"),
         (

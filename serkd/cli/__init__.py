@@ -65,18 +65,21 @@ def main(*first: str) -> None:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        if (cause := _input_error(error)) is not None:
+        if (cause := _find_cause(error, InputError)) is not None:
             print(f"error: {cause}", file=sys.stderr)
             sys.exit(2)
+        if (cause := _find_cause(error, FloatingPointError)) is not None:
+            print(f"failed: {cause}", file=sys.stderr)  # settings did it, and it says which may
+            sys.exit(1)
         traceback.print_exc()
         print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
-    """An `InputError` that a task or actor raised arrives wrapped by Ray."""
+def _find_cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:
+    """What a task or actor raised arrives wrapped by Ray."""
     while error is not None:
-        if isinstance(error, InputError):
+        if isinstance(error, kind):
             return error
         cause = getattr(error, "cause", None)
         error = cause if isinstance(cause, BaseException) else error.__cause__

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serkd.config.fit import PositiveFloat, PositiveInt, Share
 from serkd.section import Section
@@ -39,6 +39,15 @@ class Distill(Section):
         description="2 = every utterance twice in a batch, each time augmented anew (without "
         "augmentation and dropout the two are the same)",
     )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Distill":
+        if self.kd == "dkd" and self.dkd_target_weight == self.dkd_other_weight == 0:
+            raise ValueError(
+                "dkd_target_weight or dkd_other_weight must be above 0 when kd is 'dkd' (nothing "
+                "would be distilled), got 0 and 0"
+            )
+        return self
 
 
 class Curriculum(Section):

@@ -75,6 +75,7 @@ class Train(Section):
     compile: bool = Field(False, description="torch.compile of the trained layers")
     cache_gb: PositiveFloat = Field(
         8.0,
-        description="frames in memory, of all clustering actors or of all workers of a training, "
-        "which stream what is larger from disk; and as much again of audio, where it is augmented",
+        description="frames in memory, of all clustering actors or of all workers of a teacher's "
+        "training, which stream what is larger from disk, and as much again of audio, where it is "
+        "augmented; a student's input is in memory whole, in each of its workers",
     )

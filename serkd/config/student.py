@@ -1,7 +1,7 @@
 """The student: what it hears, its family and size, and how its input is augmented."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,9 @@ TOKEN_WIDTH = 64
 PATCH_STEPS = 8  # of the last convolutions; patches overlap by half
 _SERIES_S = 6  # of token: the paper's 250 to 375 frames of 20 ms are 5 to 7.5 s
 
+_MOST_FRAMES = 360_000  # an hour
+Frames = Annotated[PositiveInt, Field(le=_MOST_FRAMES)]
+
 
 class LogMel(Section):
     num_mels: PositiveInt = 80
@@ -22,34 +25,51 @@ class LogMel(Section):
 class SpecAugment(Section):
     """SpecAugment (arXiv 1904.08779) without time warping, and what goes before it, on log-mel."""
 
-    crop_frames: PositiveInt | None = Field(
+    crop_frames: Frames | None = Field(
         None, description="a random stretch of so many frames of every utterance; null = all of it"
     )
     speed: float = Field(
         0.0, ge=0.0, le=1.0, description="most change of tempo: by a factor of up to exp(speed)"
     )
     mel_shift_bins: float = Field(
-        0.0, ge=0.0, description="most bins to move the spectrum up or down, as another voice would"
+        0.0,
+        ge=0.0,
+        le=100.0,
+        description="most bins to move the spectrum up or down, as another voice would",
     )
-    gain_db: float = Field(0.0, ge=0.0, description="most decibels louder or softer, as a whole")
+    gain_db: float = Field(
+        0.0, ge=0.0, le=60.0, description="most decibels louder or softer, as a whole"
+    )
     filter_db: float = Field(
-        0.0, ge=0.0, description="most decibels by which bands are, as through another microphone"
+        0.0,
+        ge=0.0,
+        le=60.0,
+        description="most decibels by which bands are, as through another microphone",
     )
-    time_masks: int = Field(2, ge=0)
-    time_mask_frames: PositiveInt = 20
-    mel_masks: int = Field(2, ge=0)
-    mel_mask_bins: PositiveInt = 12
+    time_masks: int = Field(2, ge=0, le=1_000)
+    time_mask_frames: Frames = 20
+    mel_masks: int = Field(2, ge=0, le=1_000)
+    mel_mask_bins: Frames = 12
     noise_snr_db: tuple[float, float] | None = Field(
-        None, description="white noise at a ratio drawn between these; null = none"
+        None,
+        description="white noise at a ratio drawn between these, -60 to 100 dB; null = none",
     )
     time_shift_frames: int = Field(
-        0, ge=0, description="most frames to move an utterance earlier or later; 0 = none"
+        0,
+        ge=0,
+        le=_MOST_FRAMES,
+        description="most frames to move an utterance earlier or later; 0 = none",
     )
 
     @model_validator(mode="after")
     def _in_order(self) -> "SpecAugment":
-        if self.noise_snr_db is not None and self.noise_snr_db[0] > self.noise_snr_db[1]:
-            raise ValueError(f"noise_snr_db must be [low, high], got {list(self.noise_snr_db)}")
+        if self.noise_snr_db is None:
+            return self
+        low, high = self.noise_snr_db
+        if not -60 <= low <= high <= 100:
+            raise ValueError(
+                f"noise_snr_db must be [low, high], from -60 to 100 dB, got {[low, high]}"
+            )
         return self
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serkd.config import PositiveInt
 from serkd.errors import InputError
 from serkd.search.dimension import Dimension
-from serkd.search.space import Resources
+from serkd.search.space import FoldNames, Resources
 from serkd.section import Section, validate
 from serkd.yaml12 import read_yaml
 
@@ -77,7 +77,7 @@ class Ablation(Section):
     reference: str | None = Field(
         None, description="list and factorial: the arm to compare with; null = the base itself"
     )
-    folds: Literal["all"] | tuple[str, ...] = Field("all", min_length=1)
+    folds: FoldNames = Field("all", min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     model: Literal["student", "teacher"] = "student"
     metric: Literal["uar", "war", "wf1"] = "uar"
@@ -85,6 +85,24 @@ class Ablation(Section):
     retune: Retune | None = None
     resources: Resources = Resources()
     smoke: Smoke = Smoke()
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _have_levels(cls, factors: object) -> object:
+        if not isinstance(factors, dict):
+            return factors
+        found: dict[str, object] = {}
+        for name, levels in factors.items():
+            is_named = isinstance(levels, dict) and all(
+                isinstance(settings, dict) for settings in levels.values()
+            )
+            if not is_named and not isinstance(levels, list | tuple):
+                raise ValueError(
+                    f"{name}: must be a list of a key's values, or levels with the settings of "
+                    f"each, got {levels!r}"
+                )
+            found[name] = levels if is_named else tuple(levels)
+        return found
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Ablation":

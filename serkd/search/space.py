@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from serkd.config.fit import PositiveFloat, PositiveInt
 from serkd.search.dimension import Dimension
@@ -16,6 +16,17 @@ DIRECTIONS: dict[str, Literal["max", "min"]] = {
     "parameters": "min",
     "latency_ms": "min",
 }
+
+
+def _check_folds(names: object) -> object:
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    if names != "all":
+        raise ValueError(f'must be all or names of folds in quotes, like ["1", "2"], got {names}')
+    return names
+
+
+FoldNames = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_check_folds)]
 PARETO_SAMPLERS = ("nsga2", "tpe", "random", "grid")
 
 
@@ -104,7 +115,7 @@ class Space(Section):
     sampler: Literal["tpe", "random", "qmc", "gp", "nsga2", "grid"] = "tpe"
     seed: int = Field(0, ge=0, description="of the sampler")
     scheduler: Scheduler = Scheduler()
-    folds: tuple[str, ...] | Literal["all"] = Field(
+    folds: FoldNames = Field(
         ("1",), description="names of folds, or all; a trial's value is the mean over them"
     )
     seeds: tuple[int, ...] | None = Field(

@@ -111,7 +111,9 @@ def _best_epoch(task: Task, history: Sequence[Mapping[str, Any]]) -> int:
 def _is_out_of_patience(task: Task, history: Sequence[Mapping[str, Any]]) -> bool:
     if task.fit.patience is None or not history or task.selection is None:
         return False
-    return len(history) - 1 - _best_epoch(task, history) >= task.fit.patience
+    waited = history[_best_epoch(task, history) + 1 :]
+    # a curriculum that has not come to all data has its best before it
+    return sum(record["data_share"] == 1.0 for record in waited) >= task.fit.patience
 
 
 def _train_epoch(

@@ -169,5 +169,6 @@ class Stepper:
             return {**finite, "skipped_steps": 1.0}
         often = "" if self.scale is None else f" ({_MOST_SKIPS} steps in a row were skipped)"
         raise FloatingPointError(
-            f"{self.task.name}: loss and gradient must be finite, got {dict(scalars)}{often}"
+            f"{self.task.name}: loss and gradient must be finite, got {dict(scalars)}{often}; a "
+            "lower fit.lr may help"
         )

@@ -242,6 +242,31 @@ def test_the_best_trial_is_whole_and_the_first_of_equals() -> None:
             },
             "distill.alpha",
         ),
+        ({"design": "list", "arms": {"a": {}}, "folds": [1, 2]}, "names of folds in quotes"),
+        (
+            {"design": "factorial", "factors": {"curriculum": "root"}},
+            "factors: curriculum: must be a list of a key's values, or levels .* got 'root'",
+        ),
+        (
+            {
+                "design": "list",
+                "arms": {"a": {}},
+                "retune": {"trils": 3, "space": {"student.depth": {"int": [1, 3]}}},
+            },
+            "retune.trils: unknown key; did you mean 'trials'?",
+        ),
+        (
+            {
+                "design": "list",
+                "arms": {"a": {}},
+                "retune": {"space": {"student.depth": {"int": [1, 3], "lgo": True}}},
+            },
+            r"retune\.space\.student\.depth\.lgo: unknown key; did you mean 'log'?",
+        ),
+        (
+            {"design": "list", "arms": {"a": {}}, "retune": {"trials": 2}},
+            "retune.space: must be given",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -93,6 +93,14 @@ def test_what_cannot_work_is_refused_with_the_key_and_the_rule(
     assert all(problem.startswith(str(tmp_path / "space.yaml")) for problem in problems)
 
 
+def test_a_misspelt_key_of_a_constraint_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+    space = {"distill.alpha": {"float": [0.1, 0.9]}}
+    limit = {"value": "parameters", "maximum": 5.0e6}
+    problems = _problems(tmp_path, space, constraints=[limit])
+    (unknown,) = [problem for problem in problems if "unknown key" in problem]
+    assert "maximum: unknown key; did you mean 'max'? allowed: " in unknown
+
+
 @pytest.mark.parametrize(
     "dimension", [{"int": [3, 9]}, {"int": [3, 9], "step": 3}, {"int": [3, 99], "log": True}]
 )

@@ -124,6 +124,21 @@ def test_patience_counts_epochs_without_a_better_dev_uar(
     assert len(run_loop(again, FolderCheckpoints(tmp_path), Observer()).history) == expected
 
 
+class PacedTask(ToyTask):
+    """Has a half of its points in the first four epochs."""
+
+    def active(self, epoch: int) -> np.ndarray:
+        return np.arange(16 if epoch >= 4 else 8)
+
+
+def test_patience_does_not_count_epochs_before_a_curriculum_has_come_to_all_data(
+    tmp_path: Path,
+) -> None:
+    task = PacedTask(_fit(8, 2), [0.9, 0.5, 0.4, 0.5, 0.6, 0.3, 0.7, 0.2])
+    history = run_loop(task, FolderCheckpoints(tmp_path), Observer()).history
+    assert [record["data_share"] for record in history] == [0.5] * 4 + [1.0] * 2
+
+
 def _breaks_at(step: int, broken: Callable[[Tensor], Tensor]) -> Loss:
     def loss(task: ToyTask, inputs: Tensor) -> Tensor:
         whole = _squares(task, inputs)
