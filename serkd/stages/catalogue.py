@@ -147,7 +147,7 @@ STAGES: dict[str, Stage] = {
         reads_audio=True,
     ),
     "extractor": Stage(
-        version=2,
+        version=3,
         uses=(*_TRAINED, *_CUT, "extractor", f"{_GENDER}.has_task", "seed"),
         inputs=lambda e, r: [find_prefix(e), *_speeds(e, e.extractor.augment.stored_speeds)],
         fits="train+dev",
@@ -187,7 +187,7 @@ STAGES: dict[str, Stage] = {
         reads_genders=True,
     ),
     "teacher_units": Stage(
-        version=3,
+        version=4,
         uses=(*_TRAINED, "teacher.stage1", f"{_GENDER}.in_units", "seed"),
         inputs=lambda e, r: [find_prefix(e), *_scaled("units", e)],
         fits="train+dev",
@@ -195,7 +195,7 @@ STAGES: dict[str, Stage] = {
         reads_backbone=True,
     ),
     "teacher": Stage(
-        version=2,
+        version=3,
         uses=(*_TRAINED, *_CUT, "teacher.start", "teacher.stage2", "seed"),
         inputs=lambda e, r: [
             find_prefix(e),
@@ -243,7 +243,7 @@ STAGES: dict[str, Stage] = {
         run=alone(run_teacher_inner_outputs),
     ),
     "student": Stage(
-        version=6,
+        version=7,
         uses=("student", "distill", "curriculum", "meta", "seed"),
         inputs=lambda e, r: _read_by_student(e),
         fits="train+dev",

@@ -134,9 +134,10 @@ def _train_epoch(
     loaded = task.source.load([index for some in cut for index in some], epoch)
     totals: dict[str, list[float]] = {}
     for i, batch in enumerate(plan):
-        progress = (epoch + (i + 1) / len(plan)) / task.fit.epochs
-        factor = learning_rate_factor(progress, task.fit.warmup)
-        set_learning_rates(stepper.optimizer, factor, task.rate_factors(progress))
+        # at the middle of a step no rate is 0: neither the first nor the last step is lost
+        middle = (epoch + (i + 0.5) / len(plan)) / task.fit.epochs
+        factor = learning_rate_factor(middle, task.fit.warmup)
+        set_learning_rates(stepper.optimizer, factor, task.rate_factors(middle))
         done = (epoch + i / len(plan)) / task.fit.epochs
         step = Step(workers, task.seed, epoch, i, batch, done)
         scalars = task.before_step(shares[i], step) | stepper.take(step, cut[i], loaded)
