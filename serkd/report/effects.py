@@ -26,9 +26,10 @@ def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dic
     # of a factorial, a reference that is none of the combinations has no place in the grid
     in_grid = [arm for arm in known if set(arm["levels"]) == set(names)]
     known = in_grid if len(in_grid) > 1 else known
+    values = [_cell_values(arm, metric) for arm in known]
     found = []
     for name in names:
-        levels = _level_means(known, name, names, metric)
+        levels = _level_means(known, values, name, names)
         if len(levels) > 1:
             means = [level["mean"] for level in levels]
             found.append({"name": name, "levels": levels, "importance": max(means) - min(means)})
@@ -58,20 +59,23 @@ def _add_effects(factors: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[st
 
 
 def _level_means(
-    arms: Sequence[Mapping[str, Any]], name: str, names: Sequence[str], metric: str
+    arms: Sequence[Mapping[str, Any]],
+    values: Sequence[dict[Pair, float]],
+    name: str,
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """What an arm does not say of a factor is as in the reference; empty if nothing is shared."""
     groups: dict[tuple[str, ...], dict[str, dict[Pair, float]]] = {}
-    for arm in arms:
+    for arm, own in zip(arms, values, strict=True):
         levels = {
             each: arm["levels"].get(each, arms[0]["levels"].get(each, "base")) for each in names
         }
         others = tuple(levels[each] for each in names if each != name)
-        groups.setdefault(others, {})[levels[name]] = _cell_values(arm, metric)
+        groups.setdefault(others, {})[levels[name]] = own
     order = list(dict.fromkeys(level for group in groups.values() for level in group))
     whole = [group for group in groups.values() if len(group) == len(order)]
-    values = [group[level] for group in whole for level in order]
-    pairs = [pair for pair in values[0] if all(pair in each for each in values)] if values else []
+    compared = [group[level] for group in whole for level in order]
+    pairs = [pair for pair in next(iter(compared), {}) if all(pair in each for each in compared)]
     folds, seeds = choose_rectangle(set(pairs))
     if not folds:
         return []
