@@ -27,7 +27,8 @@ def validate(model: type[SectionT], data: Mapping[str, Any], origin: str) -> Sec
     except ValidationError as error:
         problems = [f"{origin}: {problem}" for problem in _problems(model, error)]
         raise InputError(*problems) from error
-    except TypeError as error:  # YAML knows dates and sets, experiments do not
+    # YAML knows dates, sets, and mappings that hold themselves; experiments do not
+    except (TypeError, ValueError) as error:
         raise InputError(
             f"{origin}: must hold numbers, text, lists and sections: {error}"
         ) from error

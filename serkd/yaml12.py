@@ -4,6 +4,7 @@ PyYAML reads YAML 1.1, where ``off`` is false, ``1e-4`` is text, ``010`` is eigh
 ninety; it also lets the last of two equal keys win.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: ANN401
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):  # `{{ NAME }}` of a template is one
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be text", key_node.start_mark
+                )
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None,
@@ -91,3 +96,12 @@ for _name, (_pattern, _first) in _SCALARS.items():
 def format_yaml(data: dict[str, Any]) -> str:
     """YAML that both versions read alike; `parse_yaml` gives `data` back."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def format_value(value: object) -> str:
+    """One line of YAML that `parse_yaml` reads as this value: what follows ``--set key=``."""
+    if isinstance(value, str):
+        shown = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, width=float("inf"))
+        if shown == f"{value}\n...\n":  # which needs no quotes
+            return value
+    return json.dumps(value, ensure_ascii=False)

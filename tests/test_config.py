@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from serkd.config import Experiment
 from serkd.errors import InputError
 from serkd.recipe import build_experiment, read_experiment
-from serkd.yaml12 import read_yaml
+from serkd.yaml12 import format_value, parse_yaml, read_yaml
 
 _ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((_ROOT / "jobs" / "recipes").glob("*.yaml"))
@@ -189,7 +189,13 @@ def test_a_problem_says_the_rule_and_then_the_value(
         ),
         (
             "student: {augment: {noise_snr_db: [-4000, 0]}}",
-            "noise_snr_db must be [low, high], from -60 to 100 dB, got [-4000.0, 0.0]",
+            "student.augment.noise_snr_db: must be [low, high], from -60 to 100 dB, got "
+            "[-4000.0, 0.0]",
+        ),
+        (
+            "teacher: {stage2: {augment: {noise_snr_db: [20, 5]}}}",
+            "teacher.stage2.augment.noise_snr_db: must be [low, high], from -60 to 100 dB, got "
+            "[20.0, 5.0]",
         ),
         ("student: {kernel_frames: 4}", "kernel_frames must be odd, got 4"),
         (
@@ -386,3 +392,31 @@ def test_the_json_schema_refuses_what_the_models_refuse(data: dict[str, Any]) ->
     assert not validator.is_valid(data)
     with pytest.raises(InputError):
         build_experiment(data, {})
+
+
+@pytest.mark.parametrize("text", ["corpus: {manifest: {{ MANIFEST }}}", "? [a]\n: 1"])
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path, text: str) -> None:
+    """A template that was not filled in has one."""
+    (problem,) = _refused(tmp_path, text)
+    assert "must be YAML: a key must be text" in problem
+
+
+def test_a_section_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    (problem,) = _refused(tmp_path, "student: &a {fit: *a}")
+    assert "must hold numbers, text, lists and sections" in problem
+
+
+_PLAIN = ["mine.parquet", "é", "x\ny", "", " a", "[", '"', "'q'", "a: b"]
+_OTHERWISE_READ = ["1", "None", "null", "off", "1e-4", "2024-01-01"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, 1e-5, 1e20, [1.0, 2], ["a", "1"], {"a": [1, None]}, *_PLAIN, *_OTHERWISE_READ],
+)
+def test_a_value_is_written_as_it_is_read(value: object) -> None:
+    """What a report says was given to --set can be given again."""
+    text = format_value(value)
+    found = parse_yaml(text, "a test")
+    assert (found, type(found)) == (value, type(value))
+    assert "\n" not in text

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Collection, Iterator
@@ -22,6 +23,7 @@ RANKS = {
     "files": 0,
     "events": 0,
     "devices": 0,
+    "writable": 1,
     "storage": 1,
     "yaml12": 1,
     "section": 1,
@@ -154,6 +156,14 @@ def test_the_package_itself_imports_nothing() -> None:
         )
     }
     assert not {str(name).partition(".")[0] for name in names} & heavy
+
+
+def test_a_trials_process_imports_only_what_every_trial_needs() -> None:
+    """A process starts for each slot of each sweep; these would double its seconds."""
+    code = "import sys, serkd.search.trial, serkd.search.cell_trials; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "ray.tune"} <= (loaded := set(done.stdout.split()))
+    assert not {"matplotlib", "scipy.stats", "sklearn", "transformers"} & loaded
 
 
 def _declared(extras: Collection[str]) -> set[str]:

@@ -24,6 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from serkd.bench.output import add_json
+from serkd.files import write_json
+
 WAYS: Mapping[str, str] = {
     "serkd": "serkd, in this process",
     "loop": "transformers, one by one",
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
         report = measure(job, options.runs, Path(folder), has_window=not options.no_window)
     print(_markdown(report))
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        write_json(options.json, report)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -83,7 +86,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="of each way; the median counts")
     parser.add_argument("--threads", type=int, default=0, help="default what torch chooses")
     parser.add_argument("--no-window", action="store_true", help="without Whisper padded to 30 s")
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     for name in ("--worker", "--job", "--out"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from serkd.bench.output import add_json
 from serkd.errors import InputError
+from serkd.files import write_json
 from serkd.recipe import read_numbers
 
 Fit = Callable[[np.ndarray, Sequence[int]], dict[int, np.ndarray]]  # (N, D) float16 to centroids
@@ -124,7 +126,7 @@ def main(arguments: Sequence[str]) -> None:
         report = measure(data, ways, scales, options.runs)
     print(_markdown(report))
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        write_json(options.json, report)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -135,7 +137,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--column", default="", help="of --hidden, e.g. layer_6")
     parser.add_argument("--ways", default="", help=f"default all: {','.join(WAYS)}")
     parser.add_argument("--runs", type=int, default=3, help="of each way; the median counts")
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     for name in ("--worker", "--data"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

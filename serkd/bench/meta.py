@@ -5,11 +5,9 @@ and random weights, on noise. A time is the shortest of several.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -20,9 +18,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from serkd import config
+from serkd.bench.output import add_json
 from serkd.distill.meta import HYPERGRADIENTS, Parameters
 from serkd.errors import InputError
 from serkd.features.backbone import find_backbone
+from serkd.files import write_json
 from serkd.losses.logits import distillation
 from serkd.models.student import build_student
 from serkd.models.trunk import Trunk
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--last-layers", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="default what torch chooses")
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     options = parser.parse_args(arguments)
     if min(options.batch_size, options.last_layers, options.repeats) < 1 or options.seconds < 0.5:
         raise InputError("--seconds must be 0.5 or more, the other numbers 1 or more")
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     size = f"{options.batch_size} x {options.seconds:g} s, {torch.get_num_threads()} thread(s)"
     print("\n".join([f"| {size} | ms |", "|---|---|", *rows]))
     if options.json is not None:
-        options.json.write_text(json.dumps(seconds, indent=2), encoding="utf-8")
+        write_json(options.json, seconds)
 
 
 def _shortest(way: Callable[[], object], repeats: int) -> float:

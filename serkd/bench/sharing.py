@@ -9,7 +9,6 @@ slot that is free.
 
 import argparse
 import heapq
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from serkd import runtime
+from serkd.bench.output import add_json
 from serkd.config import Experiment
 from serkd.corpora.build import build_manifest
 from serkd.corpora.folds import Fold
@@ -27,6 +27,7 @@ from serkd.corpora.protocols import read_folds
 from serkd.corpora.synthetic import write_corpus
 from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.files import write_json
 from serkd.recipe import read_experiment
 from serkd.report.boards import watch_trial
 from serkd.report.quickstart import find_file
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--student-epochs", type=int, default=8)
     parser.add_argument("--cpus", type=int, help="of the cluster; default the machine's")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     options = parser.parse_args(arguments)
     if not 1 <= options.trials <= 32 or options.student_epochs < 1:
         raise InputError("--trials must be from 1 to 32, --student-epochs 1 or more")
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         found = _measure(Path(folder), options.trials, options.student_epochs, options.set)
     print(_table(found))
     if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+        write_json(options.json, found)
     assert found["stages_computed"] == found["distinct_keys"], "a stage was computed twice"
 
 

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from serkd.bench.kmeans import draw_mixture
+from serkd.bench.output import add_json
 from serkd.errors import InputError
+from serkd.files import write_json
 from serkd.units.actors import Clustering
 
 _COLUMN = "layer_1"
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     report = {"num_bytes": num_bytes, "cpus": os.cpu_count(), **_settings(options), "ways": ways}
     print(_markdown(report))
     if options.json is not None:
-        options.json.write_text(json.dumps({**report, "runs": found}, indent=2), encoding="utf-8")
+        write_json(options.json, {**report, "runs": found})
 
 
 def _median(name: str, runs: Sequence[Mapping[str, float]]) -> float:
@@ -70,7 +72,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=0.25, help="of the frames that is cached")
     parser.add_argument("--passes", type=int, default=20, help="Lloyd iterations")
     parser.add_argument("--runs", type=int, default=3, help="of each way; the median counts")
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     for name in ("--worker", "--data"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

@@ -2,13 +2,12 @@
 
 Latency is that of one utterance on one thread, from waveform to logits, against a teacher with the
 shape of HuBERT-base, as fast as serkd can run it; weights are random and the speech is noise.
-Training is an epoch's batches of stored log-mel, padded at once, against one utterance after the
-other whose log-mel is computed from the waveform in every step. Those who are compared take turns,
-and a time is the median.
+Training (forward and backward) and evaluation are an epoch's batches of stored log-mel, padded at
+once, against one utterance after the other whose log-mel is computed from the waveform every time.
+Those who are compared take turns, and a time is the median.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,15 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serkd import config
+from serkd.bench.output import add_json
 from serkd.config.student import SHAPES
 from serkd.corpora.audio import SAMPLE_RATE_HZ
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone, Prefix, find_backbone
 from serkd.features.logmel import compute_logmel
 from serkd.features.store import Frames, stack_frames
+from serkd.files import write_json
 from serkd.models.listener import Listener, measure
 from serkd.models.student import Student, build_student
 from serkd.train.batches import pad_frames, plan_batches
+from serkd.train.outputs import forward_pair, predict
+from serkd.train.source import MemorySource
 
 _CLASSES = 8
 _BATCH = 16
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--utterances", type=int, default=64, help="of a training epoch")
     parser.add_argument("--teacher-layers", type=int, default=12)
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     options = parser.parse_args(arguments)
     if min(options.repeats, options.utterances, options.teacher_layers) < 1:
         raise InputError("--repeats, --utterances and --teacher-layers must be 1 or more")
@@ -51,12 +54,12 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     costs = _measure_costs(options.seconds, options.repeats, options.teacher_layers)
-    training = _measure_training(options.utterances, options.seconds, options.repeats)
+    epochs = _measure_epochs(options.utterances, options.seconds, options.repeats)
     print(_costs_table(costs, options.seconds))
-    print(_training_table(training, options.utterances, options.seconds))
+    print(_epochs_table(epochs, options.utterances, options.seconds))
     if options.json is not None:
-        found = {"costs": costs, "training": training}
-        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+        found = {"costs": costs, **epochs}
+        write_json(options.json, found)
 
 
 def _make_waveform(seconds: float, seed: int) -> np.ndarray:
@@ -103,19 +106,36 @@ def _costs_table(costs: Mapping[str, Mapping[str, float]], seconds: float) -> st
     return "\n".join([head, "|---|---:|---:|---:|---:|---:|", *rows, ""])
 
 
-def _measure_training(count: int, seconds: float, repeats: int) -> dict[str, float]:
-    """Seconds of an epoch of `count` utterances, of each way."""
+def _measure_epochs(count: int, seconds: float, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of training on, and of evaluating, `count` utterances, of each way."""
     lengths = np.random.default_rng(0).uniform(0.6, 1.4, count) * seconds
     waveforms = [_make_waveform(length, i) for i, length in enumerate(lengths)]
     settings = config.Student()
-    student = build_student(settings, _CLASSES, settings.logmel.num_mels).train()
+    student = build_student(settings, _CLASSES, settings.logmel.num_mels)
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, _CLASSES, count))
     stored = [_compute(waveform, settings).astype(np.float16) for waveform in waveforms]
     frames = stack_frames([str(i) for i in range(count)], stored)
-    ways: dict[str, Callable[[], None]] = {
-        "stored log-mel, whole batches": lambda: _train_stored(student, frames, labels),
-        "plain loop": lambda: _train_plainly(student, waveforms, labels, settings),
-    }
+    source, index, device = MemorySource(frames), np.arange(count), torch.device("cpu")
+    student.train()
+    training = _take_turns(
+        lambda: _train_stored(student, frames, labels),
+        lambda: _train_plainly(student, waveforms, labels, settings),
+        repeats,
+    )
+    student.eval()
+    evaluation = _take_turns(
+        lambda: predict(forward_pair(student), source, index, device),
+        lambda: _evaluate_plainly(student, waveforms, settings),
+        repeats,
+    )
+    return {"training": training, "evaluation": evaluation}
+
+
+def _take_turns(
+    stored: Callable[[], object], plain: Callable[[], object], repeats: int
+) -> dict[str, float]:
+    """The median seconds of both."""
+    ways = {"stored log-mel, whole batches": stored, "plain loop": plain}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(repeats + 1):
         for name, way in ways.items():
@@ -148,13 +168,28 @@ def _train_plainly(
     for start in range(0, len(waveforms), _BATCH):
         student.zero_grad()
         for i in range(start, min(start + _BATCH, len(waveforms))):
-            logmel = torch.from_numpy(_compute(waveforms[i], settings))[None]
-            mask = torch.ones(logmel.shape[:2], dtype=torch.bool)
-            _learn(student, logmel, mask, labels[i : i + 1], 1 / _BATCH)
+            _learn(student, *_read(waveforms[i], settings), labels[i : i + 1], 1 / _BATCH)
 
 
-def _training_table(seconds: Mapping[str, float], count: int, length: float) -> str:
-    plain = seconds["plain loop"]
-    rows = [f"| {n} | {s:.2f} | {plain / s:.1f} |" for n, s in seconds.items()]
-    head = f"| epoch of {count} x {length:g} s | s | times as fast |"
+@torch.inference_mode()
+def _evaluate_plainly(
+    student: Student, waveforms: Sequence[np.ndarray], settings: config.Student
+) -> None:
+    for waveform in waveforms:
+        student(*_read(waveform, settings))
+
+
+def _read(waveform: np.ndarray, settings: config.Student) -> tuple[Tensor, Tensor]:
+    """Log-mel (1, F, N) and its mask (1, F)."""
+    logmel = torch.from_numpy(_compute(waveform, settings))[None]
+    return logmel, torch.ones(logmel.shape[:2], dtype=torch.bool)
+
+
+def _epochs_table(epochs: Mapping[str, Mapping[str, float]], count: int, length: float) -> str:
+    rows = [
+        f"| {what}, {way} | {seconds:.2f} | {ways['plain loop'] / seconds:.1f} |"
+        for what, ways in epochs.items()
+        for way, seconds in ways.items()
+    ]
+    head = f"| {count} x {length:g} s, one thread | s | times as fast |"
     return "\n".join([head, "|---|---:|---:|", *rows])

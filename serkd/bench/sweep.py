@@ -21,8 +21,10 @@ from typing import Any
 from ray import tune
 
 from serkd import runtime
+from serkd.bench.output import add_json
 from serkd.errors import InputError
 from serkd.events import Observer
+from serkd.files import write_json
 from serkd.report.boards import Boards
 from serkd.report.hparams import HParams
 from serkd.report.sweep import Progress
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=2, help="turns of each")
     parser.add_argument("--records", type=int, default=10_000, help="of the ledger that is read")
     parser.add_argument("--cpus", type=int, help="of the cluster; default the machine's")
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     options = parser.parse_args(arguments)
     if min(options.trials, options.repeats, options.records, options.cpus or 1) < 1:
         raise InputError("--trials, --repeats, --records and --cpus must be 1 or more")
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\n{options.records:,} records of a ledger replayed in {replay:.2f} s")
     if options.json is not None:
         numbers = {"seconds": found, "ratio": _ratio(found), "replay_s": replay}
-        options.json.write_text(json.dumps(numbers, indent=2), encoding="utf-8")
+        write_json(options.json, numbers)
 
 
 def _timed(run: Callable[[Path, int], float], count: int) -> float:

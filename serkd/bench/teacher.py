@@ -9,7 +9,6 @@ Without --backbone the model has the shape of HuBERT-base and random weights.
 """
 
 import argparse
-import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from serkd.bench.output import add_json
 from serkd.bench.speech import (
     draw_durations,
     pick_utterances,
@@ -38,6 +38,7 @@ from serkd.bench.steps import (
 from serkd.corpora.manifest import Manifest, read_manifest
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone, find_backbone
+from serkd.files import write_json
 from serkd.models.trunk import Trunk
 from serkd.recipe import read_numbers
 from serkd.train.data import FoldData
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         report = _measure(options, Path(folder))
     print(_markdown(report))
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        write_json(options.json, report)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -73,7 +74,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="with a stored prefix and without")
     parser.add_argument("--epochs", type=int, default=2, help="in similar and in random batches")
     parser.add_argument("--threads", type=int, default=0, help="default what torch chooses")
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    add_json(parser)
     return parser.parse_args(arguments)
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import FolderArgument, JsonOption, check_output, open_console
+from serkd.cli.options import FolderArgument, JsonOption, open_console
+from serkd.writable import check_output
 
 
 def importance(

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import JsonOption, check_output, open_console
+from serkd.cli.options import JsonOption, open_console
 from serkd.files import write_json
+from serkd.writable import check_output
 
 
 def compare(

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import SetOption, check_output
+from serkd.cli.options import SetOption
+from serkd.writable import check_output
 
 curriculum = typer.Typer(no_args_is_help=True, help="What a student's curriculum will do.")
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import JsonOption, QuietOption, check_output, open_console, watch
+from serkd.cli.options import JsonOption, QuietOption, open_console, watch
 from serkd.errors import InputError
+from serkd.writable import check_output
 
 
 def doctor(

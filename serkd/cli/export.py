@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import FolderArgument, JsonOption, check_folder, open_console
+from serkd.cli.options import FolderArgument, JsonOption, open_console
+from serkd.writable import check_folder
 
 
 class Format(StrEnum):

@@ -11,11 +11,11 @@ from serkd.cli.options import (
     QuietOption,
     SetOption,
     StorageOption,
-    check_folder,
     open_console,
     watch,
 )
 from serkd.errors import InputError
+from serkd.writable import check_folder
 
 if TYPE_CHECKING:
     from serkd.config import Experiment

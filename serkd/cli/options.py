@@ -1,13 +1,10 @@
 """Options that several commands have, and what they watch and print with."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from serkd.errors import InputError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -80,28 +77,6 @@ def watch(console: "Console", quiet: bool) -> "AbstractContextManager[Any]":
     from serkd.report.terminal import Terminal
 
     return nullcontext(Observer()) if quiet else Terminal(console)
-
-
-def check_output(option: str, path: Path, *inputs: Path) -> None:
-    """Refuse a file that cannot be written, or that is read, before any work is done for it."""
-    check_folder(option, path.absolute().parent, path)
-    if path.is_dir() or not path.name:
-        raise InputError(f"{option} must be a file, {path} is a folder")
-    for other in inputs:
-        if path.exists() and other.exists() and path.samefile(other):
-            raise InputError(f"{option} must not be the file that is read, got {path}")
-
-
-def check_folder(option: str, folder: Path, path: Path | None = None) -> None:
-    """Refuse a folder that cannot be made or written into; `path` is what will be in it."""
-    wanted = path or folder
-    try:
-        wanted.exists()
-        existing = next(above for above in (folder, *folder.absolute().parents) if above.exists())
-    except OSError as error:  # a name that is too long
-        raise InputError(f"{option} must be where files can be written: {error}") from error
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"{option} must be where files can be written, not {wanted}")
 
 
 def open_console() -> "Console":

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serkd.cli.options import QuietOption, check_folder, check_output, open_console, watch
+from serkd.cli.options import QuietOption, open_console, watch
 from serkd.errors import InputError
+from serkd.writable import check_folder, check_output
 
 if TYPE_CHECKING:
     from serkd.corpora.build import Limits, Listing

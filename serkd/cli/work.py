@@ -12,12 +12,12 @@ from serkd.cli.options import (
     QuietOption,
     SetOption,
     StorageOption,
-    check_output,
     open_console,
     watch,
 )
 from serkd.errors import InputError
 from serkd.files import write_json
+from serkd.writable import check_output
 
 
 def config(

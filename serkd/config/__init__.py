@@ -52,9 +52,19 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
     @property
+    def has_kd(self) -> bool:
+        """Whether the student ever learns a teacher's logits."""
+        return max(self.curriculum.alpha_ends(self.distill.alpha)) > 0
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether those are softened."""
+        return self.has_kd and self.distill.kd != "mse_logits"
+
+    @property
     def is_taught(self) -> bool:
         """Whether the student learns a teacher's logits or embeddings."""
-        return max(self.curriculum.alpha_ends(self.distill.alpha)) > 0 or self.distill.gamma > 0
+        return self.has_kd or self.distill.gamma > 0
 
     @property
     def asks_teacher(self) -> bool:
@@ -93,15 +103,14 @@ class Experiment(Section):
                 f"got {list(weights)}"
             )
         problems += self._small_batches()
-        has_kd = max(self.curriculum.alpha_ends(self.distill.alpha)) > 0
         has_hint = self.meta.has_live_layers and self.distill.gamma > 0
-        if self.meta.order != "off" and not (has_kd or has_hint):
+        if self.meta.order != "off" and not (self.has_kd or has_hint):
             problems.append(
                 "distill.alpha must be above 0 when meta.order is on (the teacher is taught "
                 "through the distillation term, or layers of it, with meta.trains: last_n, through "
                 f"the hint, distill.gamma), got 0 with {self.meta.order!r}"
             )
-        if self.distill.supcon_weight == 1.0 and not has_kd:
+        if self.distill.supcon_weight == 1.0 and not self.has_kd:
             problems.append(
                 "distill.supcon_weight must be below 1 when distill.alpha is 0 (nothing would "
                 "teach the classifier), got 1"

@@ -22,15 +22,6 @@ def _keys(section: str, names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for name in names.split())
 
 
-def _is_taught(experiment: Experiment) -> bool:
-    """Whether KD ever has a weight."""
-    return max(experiment.curriculum.alpha_ends(experiment.distill.alpha)) > 0
-
-
-def _is_softened(experiment: Experiment) -> bool:
-    return _is_taught(experiment) and experiment.distill.kd != "mse_logits"
-
-
 def _learns_labels(experiment: Experiment) -> bool:
     """Whether KD ever leaves cross-entropy and SupCon a weight."""
     return min(experiment.curriculum.alpha_ends(experiment.distill.alpha)) < 1
@@ -118,16 +109,16 @@ RULES = (
         "curriculum.alpha_start or alpha_end is left to it",
         _starts_at_alpha,
     ),
-    Rule(("distill.kd",), "KD has a weight", _is_taught),
+    Rule(("distill.kd",), "KD has a weight", lambda e: e.has_kd),
     Rule(
         ("distill.temperature",),
         "KD has a weight and distill.kd is not 'mse_logits'",
-        _is_softened,
+        lambda e: e.has_temperature,
     ),
     Rule(
         _keys("distill", "dkd_target_weight dkd_other_weight"),
         "distill.kd is 'dkd'",
-        lambda e: _is_taught(e) and e.distill.kd == "dkd",
+        lambda e: e.has_kd and e.distill.kd == "dkd",
     ),
     Rule(
         ("distill.supcon_weight",),
@@ -162,7 +153,7 @@ RULES = (
     Rule(
         ("curriculum.temperature_curriculum",),
         "KD has a weight and distill.kd is not 'mse_logits'",
-        _is_softened,
+        lambda e: e.has_temperature,
     ),
     Rule(
         _keys(
@@ -170,7 +161,7 @@ RULES = (
             "temperature_start temperature_range temperature_lr temperature_full_at",
         ),
         "curriculum.temperature_curriculum is on, KD has a weight and is not 'mse_logits'",
-        lambda e: e.curriculum.temperature_curriculum != "off" and _is_softened(e),
+        lambda e: e.curriculum.temperature_curriculum != "off" and e.has_temperature,
     ),
     Rule(
         _keys("curriculum", "alpha_start alpha_end alpha_full_at"),

@@ -53,7 +53,7 @@ class Distill(Section):
 class Curriculum(Section):
     """What changes in the course of training: data in use, temperature, weight of KD.
 
-    Every `…full_at` is a share of training, after which nothing changes any more.
+    Every `…full_at` is a share of training, after which its schedule is constant.
     """
 
     pacing: Literal["none", "linear", "root", "exponential", "step"] = "none"

@@ -2,13 +2,27 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from serkd.section import Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def _check_ratios(ratios: tuple[float, float]) -> tuple[float, float]:
+    low, high = ratios
+    if not -60 <= low <= high <= 100:
+        raise ValueError(f"must be [low, high], from -60 to 100 dB, got {list(ratios)}")
+    return ratios
+
+
+NoiseRatios = Annotated[  # beyond them, noise of float32 is silence, or all there is
+    tuple[float, float],
+    AfterValidator(_check_ratios),
+    Field(description="white noise at a ratio drawn between these, -60 to 100 dB; null = none"),
+]
 
 
 class Fit(Section):

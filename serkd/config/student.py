@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from serkd.config.fit import PositiveInt, StudentFit
+from serkd.config.fit import NoiseRatios, PositiveInt, StudentFit
 from serkd.section import Section
 
 # of conv_token
@@ -50,27 +50,13 @@ class SpecAugment(Section):
     time_mask_frames: Frames = 20
     mel_masks: int = Field(2, ge=0, le=1_000)
     mel_mask_bins: Frames = 12
-    noise_snr_db: tuple[float, float] | None = Field(
-        None,
-        description="white noise at a ratio drawn between these, -60 to 100 dB; null = none",
-    )
+    noise_snr_db: NoiseRatios | None = None
     time_shift_frames: int = Field(
         0,
         ge=0,
         le=_MOST_FRAMES,
         description="most frames to move an utterance earlier or later; 0 = none",
     )
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "SpecAugment":
-        if self.noise_snr_db is None:
-            return self
-        low, high = self.noise_snr_db
-        if not -60 <= low <= high <= 100:
-            raise ValueError(
-                f"noise_snr_db must be [low, high], from -60 to 100 dB, got {[low, high]}"
-            )
-        return self
 
 
 class Hidden(Section):
@@ -110,7 +96,7 @@ class Student(Section):
     hidden: Hidden = Hidden()
     deltas: bool = Field(False, description="slopes over time of the input, and theirs, as well")
     size: Literal["nano", "small", "base"] = Field(
-        "nano", description="width and depth of about 0.4, 1.6 or 3 million parameters"
+        "nano", description="width and depth of about 0.4, 1.6 or 3 million parameters on 80 mels"
     )
     width: PositiveInt | None = Field(
         None, description="channels (conv, conv_token) or token width (token); null = the size's"

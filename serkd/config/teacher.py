@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from serkd.config.fit import (
     BackboneFit,
+    NoiseRatios,
     PositiveFloat,
     PositiveInt,
     Share,
@@ -39,9 +40,7 @@ class Augment(Section):
     With noise the frozen prefix is run in every step; speeds alone are few, and stored.
     """
 
-    noise_snr_db: tuple[float, float] | None = Field(
-        None, description="white noise at a ratio drawn between these; null = none"
-    )
+    noise_snr_db: NoiseRatios | None = None
     speed: tuple[PositiveFloat, ...] = Field(
         (1.0,), min_length=1, description="factors, one drawn for each utterance"
     )
@@ -60,10 +59,7 @@ class Augment(Section):
 
     @model_validator(mode="after")
     def _in_range(self) -> "Augment":
-        problems = _find_speed_problems("speed", self.speed)
-        if self.noise_snr_db is not None and self.noise_snr_db[0] > self.noise_snr_db[1]:
-            problems.append(f"noise_snr_db must be [low, high], got {list(self.noise_snr_db)}")
-        if problems:
+        if problems := _find_speed_problems("speed", self.speed):
             raise ValueError("; ".join(problems))
         return self
 

@@ -21,7 +21,7 @@ from serkd.config import Corpus, Protocol
 from serkd.corpora.folds import Fold, hash_folds
 from serkd.corpora.protocols import build_folds, read_corpus
 from serkd.errors import InputError
-from serkd.storage.sync import push
+from serkd.storage.sync import pull, push
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,20 @@ def open_seal(
     protocol: Protocol,
     folds: Sequence[Fold],
     keys: Mapping[str, str],
+    result: Path,
 ) -> tuple[dict[str, str], Look]:
     """The emotions of the folds' test utterances, once the look is on disk.
 
     `subject` is the run or sweep that looks are counted for, `chosen` what of it is evaluated,
-    `keys` the content keys of the models.
+    `keys` the content keys of the models. `result` is the file that what is seen goes to, with the
+    look's digest: where it is there, the log must have the look that it came from.
 
     Raises:
         InputError: the corpus has changed since the folds were built, or the log was edited.
     """
+    pull(log)  # of everybody who shares the object store
+    if result.is_file():
+        _require_look(log, result)
     manifest = read_corpus(corpus, protocol)
     now = {fold.name: fold.split_hash for fold in build_folds(protocol, manifest)}
     for fold in folds:
@@ -129,8 +134,9 @@ def _append(log: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], st
     return before, _digest(line)
 
 
-def require_look(log: Path, digest: str, result: Path) -> None:
+def _require_look(log: Path, result: Path) -> None:
     """Refuse a log without the look that `result` came from: of the last one no record follows."""
+    digest = json.loads(result.read_text(encoding="utf-8"))["look_digest"]
     lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
     if digest not in map(_digest, lines):
         raise InputError(

@@ -77,6 +77,7 @@ def measure_student(
 ) -> dict[str, float]:
     """Parameters, and MACs and seconds for one utterance of 3 s, from waveform to logits.
 
+    SupCon's projector counts too (`StudentOutput.projection`), though no logit needs it.
     `real_time_factor` is seconds of computing by seconds of speech, on one thread.
     """
     listener = Listener(settings, backbone, num_classes)

@@ -39,6 +39,7 @@ from serkd.search.space import Resources
 from serkd.stages.key import compute_key, used_values
 from serkd.storage.sync import synced
 from serkd.train.metrics import confusion_metric
+from serkd.yaml12 import format_value
 
 
 def start_ablation(
@@ -131,7 +132,8 @@ def _command(
     words = ["serkd", "ablate", str(path)]
     words += [word for name in wanted.arms for word in ("--arm", name)]
     words += ["--seeds", ",".join(map(str, wanted.seeds))] if wanted.seeds else []
-    words += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    for key, value in values.items():
+        words += ["--set", f"{key}={format_value(value)}"]
     words += ["--smoke"] if is_smoke else []
     return shlex.join([*words, "--storage", str(storage)])
 

@@ -59,9 +59,22 @@ def build_report(folder: Path) -> dict[str, Any]:
         "failures": group_failures(Ledger(folder / "ledger.jsonl").replay(), planned - done),
         "cost": count_costs(_all_outcomes(folder / CELLS)),
         "retune": _describe_retune(file),
-        "test": read_json(folder / TESTED) if (folder / TESTED).is_file() else None,
+        "test": _tested(folder, plan),
     }
     return {**report, "published": compare_published(report)}
+
+
+def _tested(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was seen of the test split, of arms that are still what they were then.
+
+    Without the reference, against which the others were held, of none.
+    """
+    if not (folder / TESTED).is_file():
+        return None
+    seen = read_json(folder / TESTED)
+    now = {arm["name"]: arm["cells"] for arm in plan["arms"]}
+    rows = [row for row in seen["arms"] if now.get(row["name"]) == seen["opened"][row["name"]]]
+    return {**seen, "arms": rows} if rows[:1] == seen["arms"][:1] else None
 
 
 def _outcomes(cells: Path, arm: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:

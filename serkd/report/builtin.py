@@ -8,10 +8,12 @@ from serkd.corpora.build import build_manifest
 from serkd.corpora.manifest import write_manifest
 from serkd.corpora.synthetic import write_corpus
 from serkd.events import Observer
+from serkd.writable import check_folder
 
 
 def synthesise_corpus(folder: Path, observer: Observer) -> Path:
-    """The built-in corpus below a folder, unless it is there; returns its manifest."""
+    """The built-in corpus below a storage's folder, unless it is there; returns its manifest."""
+    check_folder("--storage", folder)
     path = folder / "corpus" / "manifest.parquet"
 
     def progress(done: int, total: int) -> None:

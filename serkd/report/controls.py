@@ -14,6 +14,7 @@ from serkd.report.compare_tables import print_comparison
 from serkd.report.run import run_experiment
 from serkd.search.controls import RECIPE, build_controls
 from serkd.stages.catalogue import MODELS, find_models
+from serkd.storage.sync import push
 
 _METRIC, _MARGIN = "uar", 0.01
 
@@ -65,6 +66,7 @@ def run_with_controls(
         "comparison": _compare(folders),
     }
     write_json(folder / "controls.json", found)
+    push(folder / "controls.json")
     return results, found, folder
 
 

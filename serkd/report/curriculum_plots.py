@@ -26,7 +26,7 @@ def draw_curriculum(experiment: Experiment, title: str = "") -> Figure:
     Where KD has none, or there is no KD, none is drawn.
     """
     panels = [_draw_share, _draw_alpha]
-    if _has_temperature(experiment):
+    if experiment.has_temperature:
         panels.append(_draw_temperature)
         if experiment.curriculum.temperature_curriculum != "off":
             panels.append(_draw_reversal)
@@ -42,12 +42,6 @@ def draw_curriculum(experiment: Experiment, title: str = "") -> Figure:
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
-
-
-def _has_temperature(experiment: Experiment) -> bool:
-    distill = experiment.distill
-    is_kd = max(experiment.curriculum.alpha_ends(distill.alpha)) > 0
-    return is_kd and distill.kd != "mse_logits"
 
 
 def _draw_share(ax: Axes, experiment: Experiment) -> None:
@@ -76,8 +70,7 @@ def _draw_alpha(ax: Axes, experiment: Experiment) -> None:
     mode = curriculum.alpha_curriculum
     kind = {"kl": "KL", "dkd": "DKD", "mse_logits": "logits, no temperature"}[distill.kd]
     about = f"{'constant' if mode == 'off' else mode}, {kind}"
-    is_kd = max(curriculum.alpha_ends(distill.alpha)) > 0
-    ax.set_title(f"loss weight: {about if is_kd else 'no KD'}", fontsize=10)
+    ax.set_title(f"loss weight: {about if experiment.has_kd else 'no KD'}", fontsize=10)
 
 
 def _draw_temperature(ax: Axes, experiment: Experiment) -> None:

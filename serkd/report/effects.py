@@ -14,6 +14,9 @@ from serkd.train.metrics import confusion_metric
 def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Of every factor: its levels with the mean of the arms that have it, and its importance.
 
+    The first of `arms` is the reference. What an arm does not say of a factor is as in the
+    reference; arms that say nothing of any, such as controls, take no part.
+
     A level's `mean` is over the arms that share all *other* levels with an arm of every other level
     of this factor, so that levels differ in nothing else, and over the folds and seeds that all of
     those arms have finished: no level has an easier fold to itself. `importance` is the range of
@@ -22,14 +25,17 @@ def describe_factors(arms: Sequence[Mapping[str, Any]], metric: str) -> list[dic
     all effects.
     """
     names = list(dict.fromkeys(name for arm in arms for name in arm["levels"]))
-    known = [arm for arm in arms if arm["mean"] is not None]
+    base = {name: arms[0]["levels"].get(name, "base") for name in names}
+    known = [
+        arm for i, arm in enumerate(arms) if arm["mean"] is not None and (arm["levels"] or not i)
+    ]
     # of a factorial, a reference that is none of the combinations has no place in the grid
     in_grid = [arm for arm in known if set(arm["levels"]) == set(names)]
-    known = in_grid if len(in_grid) > 1 else known
-    values = [_cell_values(arm, metric) for arm in known]
+    known = in_grid if len(names) > 1 and len(in_grid) > 1 else known
+    cells = [({**base, **arm["levels"]}, _cell_values(arm, metric)) for arm in known]
     found = []
     for name in names:
-        levels = _level_means(known, values, name, names)
+        levels = _level_means(cells, name)
         if len(levels) > 1:
             means = [level["mean"] for level in levels]
             found.append({"name": name, "levels": levels, "importance": max(means) - min(means)})
@@ -59,19 +65,13 @@ def _add_effects(factors: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[st
 
 
 def _level_means(
-    arms: Sequence[Mapping[str, Any]],
-    values: Sequence[dict[Pair, float]],
-    name: str,
-    names: Sequence[str],
+    cells: Sequence[tuple[Mapping[str, str], dict[Pair, float]]], name: str
 ) -> list[dict[str, Any]]:
-    """What an arm does not say of a factor is as in the reference; empty if nothing is shared."""
+    """`cells` are an arm's levels and its values; empty if no arms differ in `name` alone."""
     groups: dict[tuple[str, ...], dict[str, dict[Pair, float]]] = {}
-    for arm, own in zip(arms, values, strict=True):
-        levels = {
-            each: arm["levels"].get(each, arms[0]["levels"].get(each, "base")) for each in names
-        }
-        others = tuple(levels[each] for each in names if each != name)
-        groups.setdefault(others, {})[levels[name]] = own
+    for levels, values in cells:
+        others = tuple(level for each, level in levels.items() if each != name)
+        groups.setdefault(others, {})[levels[name]] = values
     order = list(dict.fromkeys(level for group in groups.values() for level in group))
     whole = [group for group in groups.values() if len(group) == len(order)]
     compared = [group[level] for group in whole for level in order]

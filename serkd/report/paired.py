@@ -124,8 +124,8 @@ def find_notes(found: Mapping[str, Any]) -> list[str]:
         )
     elif smallest >= found["alpha"]:
         notes.append(
-            f"with {num_folds} pairs no exact test can reach p < {found['alpha']}: the smallest "
-            f"possible is {smallest:.4g}"
+            f"with {round(1 - math.log2(smallest))} pairs no exact test can reach "
+            f"p < {found['alpha']}: the smallest possible is {smallest:.4g}"
         )
     if num_folds > MAX_PAIRS:
         notes.append(f"exact sign flips are left out: more than {MAX_PAIRS} pairs")

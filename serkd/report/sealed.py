@@ -8,7 +8,7 @@ from typing import Any
 from serkd.config import Experiment
 from serkd.corpora.folds import hash_folds, select_folds
 from serkd.corpora.protocols import read_folds
-from serkd.corpora.seal import open_seal, require_look
+from serkd.corpora.seal import open_seal
 from serkd.errors import InputError
 from serkd.files import write_json
 from serkd.recipe import build_experiment
@@ -22,7 +22,7 @@ from serkd.stages.catalogue import MODELS, STAGES, find_models
 from serkd.stages.context import Ref
 from serkd.stages.graph import Graph
 from serkd.stages.store import Artifact, StageStore
-from serkd.storage.sync import pull, synced
+from serkd.storage.sync import synced
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,15 @@ def _open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     last = MODELS[chosen.models[-1]]
     keys = {name: found[last].info["key"] for name, found in models.items()}
     subject = f"{folder.resolve().parent.name}/{folder.resolve().name}"
-    log = storage / "test_log.jsonl"
-    pull(log)
-    if digest := _earlier_look(folder / "test.json"):
-        require_look(log, digest, folder / "test.json")
     emotions, look = open_seal(
-        log, subject, chosen.text, experiment.corpus, experiment.protocol, folds, keys
+        storage / "test_log.jsonl",
+        subject,
+        chosen.text,
+        experiment.corpus,
+        experiment.protocol,
+        folds,
+        keys,
+        folder / "test.json",
     )
     class_names = folds[0].manifest.class_names
     labels = {fold.name: {i: emotions[i] for i in fold.test} for fold in folds}
@@ -86,10 +89,6 @@ def _open_test(folder: Path, trial: int | None) -> dict[str, Any]:
     }
     _write(results, folder)
     return results
-
-
-def _earlier_look(result: Path) -> str | None:
-    return read_json(result).get("look_digest") if result.is_file() else None
 
 
 def _write(results: Mapping[str, Any], folder: Path) -> None:

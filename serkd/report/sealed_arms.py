@@ -6,18 +6,18 @@ from typing import Any
 
 from serkd.corpora.folds import Fold
 from serkd.corpora.protocols import read_folds
-from serkd.corpora.seal import open_seal, require_look
+from serkd.corpora.seal import open_seal
 from serkd.errors import InputError
 from serkd.files import write_json
 from serkd.recipe import build_experiment
 from serkd.report.answer import PLAN, TESTED, read_plan, write_report
 from serkd.report.arm_table import compare_arms
 from serkd.report.outcome import read_outcome
-from serkd.report.results import read_json
 from serkd.search.cells import Cell
 from serkd.stages.catalogue import MODELS, STAGES
 from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
+from serkd.storage.sync import synced
 
 Cells = Mapping[tuple[str, int], Cell]
 
@@ -36,20 +36,29 @@ def open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: no such arm, or cells that are not finished.
     """
+    with synced(folder):
+        return _open_arms(folder, names)
+
+
+def _open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     plan = read_plan(folder)
     chosen = _choose(plan, names or [_best(folder)])
-    storage, store = folder.resolve().parent.parent, StageStore(folder.resolve().parent.parent)
+    storage = folder.resolve().parent.parent
+    store = StageStore(storage)
     arms = {arm["name"]: _cells(plan, arm) for arm in chosen}
     experiment = next(iter(next(iter(arms.values())).values())).experiment
     all_folds = {fold.name: fold for fold in read_folds(experiment.corpus, experiment.protocol)}
     folds = [all_folds[name] for name in plan["folds"]]
     keys = _find_keys(arms, all_folds, store, folder)
-    log, subject = storage / "test_log.jsonl", f"{folder.resolve().parent.name}/{folder.name}"
-    if (folder / TESTED).is_file():
-        require_look(log, read_json(folder / TESTED)["look_digest"], folder / TESTED)
-    text = f"arms {', '.join(arms)}"
     emotions, look = open_seal(
-        log, subject, text, experiment.corpus, experiment.protocol, folds, keys
+        storage / "test_log.jsonl",
+        f"{folder.resolve().parent.name}/{folder.resolve().name}",
+        f"arms {', '.join(arms)}",
+        experiment.corpus,
+        experiment.protocol,
+        folds,
+        keys,
+        folder / TESTED,
     )
     labels = {fold.name: {i: emotions[i] for i in fold.test} for fold in folds}
     outcomes = {
@@ -60,18 +69,20 @@ def open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         for name, cells in arms.items()
     }
     found = compare_arms(plan, outcomes, "test")
-    write_json(folder / TESTED, {**found, "look": look.text, "look_digest": look.digest})
+    opened = {arm["name"]: arm["cells"] for arm in chosen}
+    seen = {"opened": opened, "look": look.text, "look_digest": look.digest}
+    write_json(folder / TESTED, {**found, **seen})
     return write_report(folder)
 
 
 def _choose(plan: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
     reference, *others = plan["arms"]
-    known = {arm["name"] for arm in plan["arms"]}
+    known = {name for arm in plan["arms"] for name in (arm["name"], *arm["also"])}
     if unknown := [name for name in names if name not in known]:
         raise InputError(
             f"--arm must be one of {', '.join(sorted(known))}, got {', '.join(unknown)}"
         )
-    return [reference, *(arm for arm in others if arm["name"] in names)]
+    return [reference, *(arm for arm in others if {arm["name"], *arm["also"]} & {*names})]
 
 
 def _best(folder: Path) -> str:

@@ -47,14 +47,6 @@ class TensorBoard(Observer):
         for name, value in values.items():
             self.writer.add_scalar(name, value, 0)
 
-    def hparams(self, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """A row of the HPARAMS tab; values that it cannot show become text."""
-        shown = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in params.items()
-        }
-        self.writer.add_hparams(shown, dict(metrics), run_name=".")
-
     def embeddings(
         self,
         name: str,

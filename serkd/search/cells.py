@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import qmc
 
 from serkd.config import Experiment
 from serkd.recipe import build_experiment
@@ -74,6 +73,8 @@ def tuning_settings(retune: Retune) -> list[Settings]:
     Sobol's sequence, scrambled (Owen 1998), covers few dimensions more evenly than chance; it is
     the same in every arm.
     """
+    from scipy.stats import qmc  # a second of imports, in every trial's process too
+
     sampler = qmc.Sobol(len(retune.space), scramble=True, seed=retune.seed)
     count = max(retune.trials - 1, 0)
     # a power of two is drawn, which keeps the sequence balanced, and its first points are used

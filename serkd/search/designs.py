@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from serkd.search.ablation import (
 )
 from serkd.search.controls import CONTROLS
 from serkd.search.identity import experiment_key
-from serkd.section import validate
+from serkd.section import Section, validate
+from serkd.stages.key import get_dotted
 from serkd.yaml12 import read_yaml
 
 REFERENCE = "reference"
@@ -129,6 +131,12 @@ def build_study(
         reference = _reference_first(file, arms, origin)[0]
         more, problems = _build_arms(base, _draft_controls(reference), {})
         arms += more
+    count = Counter(arm.name for arm in arms)
+    problems += [
+        f"arms must have different names, {name!r} is there {number} times"
+        for name, number in count.items()
+        if number > 1
+    ]
     refuse([f"{origin}: {problem}" for problem in (*problems, *_retune_problems(file, arms))])
     arms = _reference_first(file, arms, origin)
     return Study(name, file, base, tuple(_collapse(arms, file.model)))
@@ -155,6 +163,11 @@ def _build_arms(
         except InputError as error:
             problems.append(str(error))
             continue
+        problems += [
+            f"arm {draft.name!r}: must set single settings, {key} is a section"
+            for key in settings
+            if isinstance(get_dotted(built, key), Section)
+        ]
         arms.append(Arm(draft.name, settings, draft.levels, built))
     return arms, problems
 

@@ -130,6 +130,18 @@ def find_quiz_problems(experiment: Experiment, fold: Fold) -> list[str]:
     return []
 
 
+def find_kd_problems(experiment: Experiment, fold: Fold) -> list[str]:
+    """DKD's part of the other classes is nothing where there is one other class."""
+    distill, num_classes = experiment.distill, len(fold.manifest.class_names)
+    is_nothing = distill.kd == "dkd" and not distill.dkd_target_weight and num_classes == 2
+    if not (experiment.has_kd and is_nothing):
+        return []
+    return [
+        "distill.dkd_target_weight must be above 0 for a corpus of 2 emotions (their other part is "
+        "always 0, so that nothing would be distilled), got 0"
+    ]
+
+
 def most_train_frames(experiment: Experiment, fold: Fold) -> dict[str, int]:
     """Upper bounds for each gender: no encoder makes more than one frame every 20 ms."""
     longest = experiment.corpus.max_duration_s

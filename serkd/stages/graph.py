@@ -21,6 +21,7 @@ from serkd.stages.check import (
     find_adapter_problems,
     find_fold_problems,
     find_input_problems,
+    find_kd_problems,
     find_layer_problems,
     find_quiz_problems,
     find_vote_problems,
@@ -113,6 +114,7 @@ class Graph:
         if any(ref.stage == "student" for ref in targets):
             problems += find_input_problems(self.experiment, self.backbone)
             problems += find_quiz_problems(self.experiment, self.fold)
+            problems += find_kd_problems(self.experiment, self.fold)
         for fold in (self.fold, *self.inner_folds):
             problems += find_fold_problems(self.experiment, fold) if has_units else []
         refuse(problems)

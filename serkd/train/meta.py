@@ -21,6 +21,7 @@ from serkd.train.task import Step
 from serkd.train.workers import Workers
 
 COLLAPSE = 0.1  # of dev UAR, absolute: several times what chance moves it by on a dev split
+_LEAST = COLLAPSE / 4  # of a teacher that is little better than chance
 _QUIZ_DRAW = 1
 
 logger = logging.getLogger(__name__)
@@ -114,9 +115,13 @@ class Lesson:
         return {**scalars, "meta/teacher_drift": self.teacher.drift()}
 
     def evaluate(self) -> dict[str, float]:
-        """The teacher's own dev UAR, with a warning when it has collapsed."""
+        """The teacher's own dev UAR, with a warning when it has collapsed.
+
+        It has when it lost `COLLAPSE`, or half of what it was better than chance by.
+        """
         value = self._dev_uar(self.teacher.predict(self.data.dev_index))
-        if value < self.start_dev_uar - COLLAPSE:
+        lead = self.start_dev_uar - 1 / self.data.num_classes
+        if value < self.start_dev_uar - min(COLLAPSE, max(lead / 2, _LEAST)):
             logger.warning(
                 "the teacher that learns from the quiz has collapsed: its dev UAR is %.3f, it "
                 "began at %.3f; lower meta.teacher_lr or raise meta.rho",

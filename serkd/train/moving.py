@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from serkd.distill.meta import compute_norm
 from serkd.train.batches import plan_evaluation, split_batch
-from serkd.train.checkpoint import join_parts
+from serkd.train.checkpoint import join_parts, take_part
 from serkd.train.optim import load_optimizer_tensors, optimizer_tensors
 
 _CLIP_NORM = 1.0
@@ -143,12 +143,8 @@ class MovingTeacher:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of `state`."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
-        self.model.load_state_dict(parts["model"])
-        load_optimizer_tensors(self.optimizer, parts["optimizer"])
+        self.model.load_state_dict(take_part(tensors, "model"))
+        load_optimizer_tensors(self.optimizer, take_part(tensors, "optimizer"))
 
 
 def _take(stretch: Tensor | None, some: np.ndarray) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 
@@ -21,6 +20,8 @@ def fit_probe(
     one it keeps them (linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054). A class
     without a sample keeps zero weights and the lowest bias.
     """
+    from sklearn.linear_model import LogisticRegression  # as slow to import as torch; few need it
+
     samples = None if class_weights is None else class_weights.cpu().numpy()[labels]
     fitted = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=1000, tol=1e-6)
     fitted.fit(embeddings.astype(np.float64), labels, samples)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from serkd import config
 from serkd.features.logmel import amplify, scale_power, unscale_power
+from serkd.models.students.lengths import take_frames
 from serkd.train.batches import mask_logmel
 
 _FILTER_POINTS = 4
@@ -40,12 +41,7 @@ def shift_frames(logmel: Tensor, mask: Tensor, most: int, generators: Generators
     ]
     position = torch.arange(logmel.shape[1])[None, :] - torch.tensor(drawn)[:, None]
     source = torch.minimum(position.clamp_min(0), lengths[:, None] - 1)
-    return torch.where(mask[..., None], _take(logmel, source), logmel)
-
-
-def _take(logmel: Tensor, source: Tensor) -> Tensor:
-    """Frames (B, F, N) in the order of `source` (B, F)."""
-    return logmel.gather(1, source[..., None].expand(-1, -1, logmel.shape[2]))
+    return torch.where(mask[..., None], take_frames(logmel, source), logmel)
 
 
 def add_noise(
@@ -78,7 +74,7 @@ def crop_frames(
     place = torch.arange(min(num_frames, logmel.shape[1]))[None, :]
     position = place + torch.tensor(start)[:, None]
     kept = place < lengths.clamp_max(num_frames)[:, None]
-    return _take(logmel, torch.minimum(position, lengths[:, None] - 1)), kept
+    return take_frames(logmel, torch.minimum(position, lengths[:, None] - 1)), kept
 
 
 def change_tempo(
@@ -97,7 +93,8 @@ def change_tempo(
     position = torch.minimum(place / factor[:, None], last.double()).to(logmel.dtype)
     below = position.floor().long()
     part = (position - below)[..., None]
-    mixed = (1 - part) * _take(logmel, below) + part * _take(logmel, torch.minimum(below + 1, last))
+    above = torch.minimum(below + 1, last)
+    mixed = (1 - part) * take_frames(logmel, below) + part * take_frames(logmel, above)
     return mixed, place < changed[:, None]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serkd.bench.__main__ import main
+from serkd.bench.__main__ import _NAMES, main
 
 _SMALL = {
     "student.width": 16,
@@ -60,3 +60,12 @@ def test_wrong_numbers_are_refused(
 ) -> None:
     assert main(words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([name, "--json", str(tmp_path / "file" / "numbers.json")]) == 2
+    assert "--json must be where files can be written, not" in capsys.readouterr().err

@@ -16,8 +16,12 @@ def test_every_student_is_measured_and_printed(
     options = ["--seconds", "0.3", "--repeats", "1", "--utterances", "3", "--teacher-layers", "1"]
     assert main(["student", *options, "--json", str(out)]) == 0
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert all(f"| {name} |" in printed for part in found.values() for name in part)
-    assert min(found["training"].values()) > 0
+    for name, one in found["costs"].items():
+        (row,) = [line for line in printed.splitlines() if line.startswith(f"| {name} |")]
+        assert float(row.split("|")[-2]) == pytest.approx(one["seconds"] / 0.3, abs=1e-4)  # RTF
+    for what in ("training", "evaluation"):
+        assert all(f"| {what}, {way} |" in printed for way in found[what])
+        assert min(found[what].values()) > 0
     teacher, *students = found["costs"].values()
     assert len(students) == sum(map(len, SHAPES.values()))
     assert all(0 < one["macs"] < teacher["macs"] and one["seconds"] > 0 for one in students)

@@ -46,6 +46,17 @@ def test_the_quiz_asks_every_class_where_speakers_with_it_can_be_spared(seed: in
     assert {0, 1, 2, 3} <= set(labels[quiz])
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_few_large_speakers_do_not_take_the_place_of_many_small_ones(seed: int) -> None:
+    """MELD's six friends say most of it, and hundreds of others a little."""
+    sizes = [1600, 1500, 1500, 1400, 1300, 1200, *[10] * 140]
+    speakers = np.repeat([f"s{i}" for i in range(len(sizes))], sizes)
+    labels = np.random.default_rng(1).integers(7, size=len(speakers))
+    assert 0.1 <= choose_quiz(list(speakers), labels, 0.1, seed).mean() <= 0.15
+    halves = ["a"] * 50 + [f"b{i}" for i in range(50)]
+    assert choose_quiz(halves, np.arange(100) % 4, 0.1, seed).mean() == 0.1
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_speaker_with_more_than_half_is_never_the_quiz(seed: int) -> None:
     quiz = choose_quiz(["big"] * 90 + ["small"] * 10, np.arange(100) % 5, 0.1, seed)

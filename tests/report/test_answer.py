@@ -17,6 +17,9 @@ from matplotlib.text import Text
 from planted import NAMES, Planted, planted_study, run_planted
 from scipy import stats
 
+from serkd import config
+from serkd.files import write_json
+from serkd.report.answer import TESTED, read_plan
 from serkd.report.answer_figures import draw_forest, draw_matrices
 from serkd.report.arm_table import choose_rectangle
 from serkd.report.charts import find_ticks, scatter_chart
@@ -216,6 +219,32 @@ def test_a_main_effect_is_tested_on_the_arms_that_differ_in_it_alone(tmp_path: P
     assert all(f"| {100 * effect['difference']:+.1f} \\[" in text for effect in effects)
 
 
+def test_one_at_a_time_a_key_is_held_against_the_reference_and_no_control(tmp_path: Path) -> None:
+    """Controls say nothing of any key, as the reference does: they must not pass for it."""
+    factors = {"student.width": [200], "student.depth": [2]}
+    file = {"design": "oat", "factors": factors, "controls": True}
+    longer = 2 * config.Experiment().student.fit.epochs
+    effects = {("student.width", 200): 0.02, ("student.fit.epochs", longer): 0.2}
+    source = Planted(effects, fold_sd=0, arm_sd=0, seed_sd=0, utterances=20_000)
+    report = run_planted(file, source, tmp_path / "x", 3)
+    arms = {arm["name"]: arm["mean"] for arm in report["comparison"]["arms"]}
+    assert arms["control twice_as_long"] > 0.85
+    for factor in report["factors"]:
+        first, level = factor["levels"]
+        assert (first["level"], first["mean"]) == ("base", pytest.approx(arms["reference"]))
+        own = arms[f"{factor['name']} = {level['level']}"]
+        assert level["mean"] == pytest.approx(own)
+    assert [factor["name"] for factor in report["factors"]] == [*factors]
+
+
+def test_without_the_reference_no_other_arm_stands_for_it() -> None:
+    found = {("1", 0): 6, ("2", 0): 6}
+    reference = {**_arm({}, {}), "mean": None}
+    arms = [reference, _arm({"a": "x"}, found), _arm({"b": "x"}, found)]
+    assert describe_factors(arms, "uar") == []
+    assert [f["name"] for f in describe_factors([_arm({}, found), *arms[1:]], "uar")] == ["a", "b"]
+
+
 def test_arms_that_differ_in_the_ends_of_their_names_are_told_apart(tmp_path: Path) -> None:
     """A factorial's do; a figure that cut them short would show two arms as one."""
     names = [
@@ -328,6 +357,27 @@ def test_the_rectangle_is_the_largest_that_is_complete() -> None:
     assert choose_rectangle(set()) == ([], [])
 
 
+def test_what_was_seen_of_test_is_shown_of_arms_that_are_what_they_were(tmp_path: Path) -> None:
+    arms = {"wide": {"student.width": 200}, "deep": {"student.depth": 6}}
+    file = {"design": "list", "arms": arms}
+    report = run_planted(file, Planted({}), tmp_path, 3)
+    assert report["test"] is None
+    plan = read_plan(tmp_path)
+    opened = {arm["name"]: arm["cells"] for arm in plan["arms"]}
+    seen = {**report["comparison"], "split": "test", "look": "look 1", "opened": opened}
+    write_json(tmp_path / TESTED, seen)
+
+    def shown(file: Mapping[str, Any]) -> list[str] | None:
+        test = run_planted(file, Planted({}), tmp_path, 3)["test"]
+        return test and [arm["name"] for arm in test["arms"]]
+
+    assert shown(file) == ["reference", "wide", "deep"]
+    wider = {"design": "list", "arms": {**arms, "wide": {"student.width": 300}}}
+    assert shown(wider) == ["reference", "deep"]
+    assert shown({**file, "seeds": [1]}) is None  # nor is its reference
+    assert shown(file) == ["reference", "wide", "deep"]  # nothing was lost
+
+
 def _stamped(**changes: object) -> dict[str, Any]:
     stamp = {
         "corpora": ["iemocap"],
@@ -359,6 +409,10 @@ def test_published_results_stand_beside_ours_only_where_all_is_alike() -> None:
         ({"corpora": ["iemocap", "meld"]}, "2 corpora"),
         ({"all_folds": [*"123456"]}, "5 of 6 folds"),
         ({"corpora": ["ravdess"]}, "no published result on ravdess"),
+        (
+            {"corpora": ["meld"], "class_names": [*"1234567"], "all_folds": [*"12345"]},
+            "it has 13,706 utterances, ours 5,531",
+        ),
     ],
 )
 def test_other_data_or_protocols_are_refused(changes: dict[str, Any], why: str) -> None:

@@ -149,8 +149,8 @@ def test_looks_at_one_of_several_folds_are_told_of_at_all(tiny: Experiment, tmp_
     folds = read_folds(tiny.corpus, tiny.protocol)
 
     def look(subject: str, chosen: Sequence[Fold]) -> Look:
-        log = tmp_path / "test_log.jsonl"
-        return open_seal(log, subject, "all", tiny.corpus, tiny.protocol, chosen, {})[1]
+        log, result = tmp_path / "test_log.jsonl", tmp_path / "none.json"
+        return open_seal(log, subject, "all", tiny.corpus, tiny.protocol, chosen, {}, result)[1]
 
     assert look("runs/one", folds[:1]).num_others == 0
     assert look("runs/other", folds[1:2]).num_others == 0

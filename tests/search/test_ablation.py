@@ -221,6 +221,18 @@ def test_the_best_trial_is_whole_and_the_first_of_equals() -> None:
         ({"design": "list", "arms": {"a": {"student.dept": 1}}}, "did you mean 'depth'"),
         ({"design": "list", "arms": {"a": {"seed": 1}}}, "same folds and seeds"),
         ({"design": "list", "arms": {"a": {"protocol.num_folds": 4}}}, "same folds and seeds"),
+        (
+            {"design": "list", "arms": {"a": {"protocol": {"num_folds": 4}}}},
+            "arm 'a': must set single settings, protocol is a section",
+        ),
+        (
+            {"design": "list", "arms": {"reference": {"student.depth": 4}}},
+            "arms must have different names, 'reference' is there 2 times",
+        ),
+        (
+            {"design": "list", "controls": True, "arms": {"control plain_kd": {}}},
+            "arms must have different names, 'control plain_kd' is there 2 times",
+        ),
         ({"design": "list", "arms": {"a\nb": {}}}, "printable"),
         ({"design": "list", "arms": {"a": {}}, "reference": "b"}, "must be one of a, got 'b'"),
         ({"design": "list", "arms": {"a": {}}, "seeds": [1, 1]}, "must not repeat"),
