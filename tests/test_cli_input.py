@@ -122,6 +122,7 @@ def test_a_missing_corpus_or_recipe(
         (("export", "nowhere", "--out", "out"), "nowhere: must be a folder that `serkd run` or"),
         (("export", "nowhere", "--out", "."), "--out must not be the working directory, got ."),
         (("export", "nowhere", "--out", "/dev/null/out"), "--out must be where files can be"),
+        (("quickstart", "--storage", "/dev/null/x"), "--storage must be where files can be"),
     ],
 )
 def test_missing_and_malformed_arguments(
