@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import serkd.stages
+from serkd.corpora.manifest import Manifest
 from serkd.errors import InputError, SealedError
 from serkd.events import Observer
 from serkd.stages.catalogue import STAGES, STUDENT, TEACHER_OUTPUTS
@@ -245,6 +246,19 @@ def test_adapters_without_a_layer_are_refused_before_any_work(build_graph: Build
         graph.check([TEACHER_OUTPUTS])
     graph.check([Ref("features", (2,))])
     build_graph({**changes, "backbone.lora.rank": 0}).check([TEACHER_OUTPUTS])
+
+
+def test_dkd_of_the_other_classes_alone_is_refused_where_there_is_one_other(
+    build_graph: BuildGraph, manifest: Manifest
+) -> None:
+    two = manifest.class_names[:2]
+    rows = tuple(each for each in manifest.utterances if each.emotion in two)
+    binary = replace(manifest, utterances=rows, class_names=two)
+    others = {"distill.kd": "dkd", "distill.dkd_target_weight": 0.0}
+    build_graph(others).check([STUDENT])
+    build_graph({**others, "distill.alpha": 0.0}, changed_manifest=binary).check([STUDENT])
+    with pytest.raises(InputError, match=r"dkd_target_weight must be above 0 .* 2 emotions"):
+        build_graph(others, changed_manifest=binary).check([STUDENT])
 
 
 def test_more_clusters_than_training_frames_are_refused_before_any_work(
