@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from serkd.bench.output import add_json
-from serkd.files import write_json
+from serkd.bench.output import add_json, write_numbers
 
 WAYS: Mapping[str, str] = {
     "serkd": "serkd, in this process",
@@ -73,8 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         job = _resolve(options, Path(folder))
         report = measure(job, options.runs, Path(folder), has_window=not options.no_window)
     print(_markdown(report))
-    if options.json is not None:
-        write_json(options.json, report)
+    write_numbers(options.json, report)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

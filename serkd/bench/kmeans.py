@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from serkd.bench.output import add_json
+from serkd.bench.output import add_json, write_numbers
 from serkd.errors import InputError
-from serkd.files import write_json
 from serkd.recipe import read_numbers
 
 Fit = Callable[[np.ndarray, Sequence[int]], dict[int, np.ndarray]]  # (N, D) float16 to centroids
@@ -125,8 +124,7 @@ def main(arguments: Sequence[str]) -> None:
         np.save(data, _read_frames(options) if options.hidden else draw_mixture(options.frames))
         report = measure(data, ways, scales, options.runs)
     print(_markdown(report))
-    if options.json is not None:
-        write_json(options.json, report)
+    write_numbers(options.json, report)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

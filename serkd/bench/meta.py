@@ -18,11 +18,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from serkd import config
-from serkd.bench.output import add_json
+from serkd.bench.output import add_json, write_numbers
 from serkd.distill.meta import HYPERGRADIENTS, Parameters
 from serkd.errors import InputError
 from serkd.features.backbone import find_backbone
-from serkd.files import write_json
 from serkd.losses.logits import distillation
 from serkd.models.student import build_student
 from serkd.models.trunk import Trunk
@@ -66,8 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = [f"| {name} | {1e3 * value:.0f} |" for name, value in seconds.items()]
     size = f"{options.batch_size} x {options.seconds:g} s, {torch.get_num_threads()} thread(s)"
     print("\n".join([f"| {size} | ms |", "|---|---|", *rows]))
-    if options.json is not None:
-        write_json(options.json, seconds)
+    write_numbers(options.json, seconds)
 
 
 def _shortest(way: Callable[[], object], repeats: int) -> float:

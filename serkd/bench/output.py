@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from serkd.files import write_json
 from serkd.writable import check_output
 
 
@@ -26,3 +27,9 @@ class _File(argparse.Action):
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that every benchmark has."""
     parser.add_argument("--json", type=Path, action=_File, help="write all numbers here")
+
+
+def write_numbers(path: Path | None, numbers: object) -> None:
+    """All of them, where they are asked for."""
+    if path is not None:
+        write_json(path, numbers)

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from serkd import runtime
-from serkd.bench.output import add_json
+from serkd.bench.output import add_json, write_numbers
 from serkd.config import Experiment
 from serkd.corpora.build import build_manifest
 from serkd.corpora.folds import Fold
@@ -27,7 +27,6 @@ from serkd.corpora.protocols import read_folds
 from serkd.corpora.synthetic import write_corpus
 from serkd.errors import InputError
 from serkd.events import Observer
-from serkd.files import write_json
 from serkd.recipe import read_experiment
 from serkd.report.boards import watch_trial
 from serkd.report.quickstart import find_file
@@ -70,8 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     with TemporaryDirectory(prefix="serkd-bench-") as folder:
         found = _measure(Path(folder), options.trials, options.student_epochs, options.set)
     print(_table(found))
-    if options.json is not None:
-        write_json(options.json, found)
+    write_numbers(options.json, found)
     assert found["stages_computed"] == found["distinct_keys"], "a stage was computed twice"
 
 

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from serkd.bench.kmeans import draw_mixture
-from serkd.bench.output import add_json
+from serkd.bench.output import add_json, write_numbers
 from serkd.errors import InputError
-from serkd.files import write_json
 from serkd.units.actors import Clustering
 
 _COLUMN = "layer_1"
@@ -56,8 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     ways = {way: {n: _median(n, runs) for n in runs[0]} for way, runs in found.items()}
     report = {"num_bytes": num_bytes, "cpus": os.cpu_count(), **_settings(options), "ways": ways}
     print(_markdown(report))
-    if options.json is not None:
-        write_json(options.json, {**report, "runs": found})
+    write_numbers(options.json, {**report, "runs": found})
 
 
 def _median(name: str, runs: Sequence[Mapping[str, float]]) -> float:

@@ -20,14 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serkd import config
-from serkd.bench.output import add_json
+from serkd.bench.output import add_json, write_numbers
 from serkd.config.student import SHAPES
 from serkd.corpora.audio import SAMPLE_RATE_HZ
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone, Prefix, find_backbone
 from serkd.features.logmel import compute_logmel
 from serkd.features.store import Frames, stack_frames
-from serkd.files import write_json
 from serkd.models.listener import Listener, measure
 from serkd.models.student import Student, build_student
 from serkd.train.batches import pad_frames, plan_batches
@@ -57,9 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     epochs = _measure_epochs(options.utterances, options.seconds, options.repeats)
     print(_costs_table(costs, options.seconds))
     print(_epochs_table(epochs, options.utterances, options.seconds))
-    if options.json is not None:
-        found = {"costs": costs, **epochs}
-        write_json(options.json, found)
+    write_numbers(options.json, {"costs": costs, **epochs})
 
 
 def _make_waveform(seconds: float, seed: int) -> np.ndarray:

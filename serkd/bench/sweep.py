@@ -21,10 +21,9 @@ from typing import Any
 from ray import tune
 
 from serkd import runtime
-from serkd.bench.output import add_json
+from serkd.bench.output import add_json, write_numbers
 from serkd.errors import InputError
 from serkd.events import Observer
-from serkd.files import write_json
 from serkd.report.boards import Boards
 from serkd.report.hparams import HParams
 from serkd.report.sweep import Progress
@@ -71,9 +70,8 @@ def main(arguments: Sequence[str]) -> None:
     replay = _timed(_replay, options.records)
     print(_table(found, options.trials))
     print(f"\n{options.records:,} records of a ledger replayed in {replay:.2f} s")
-    if options.json is not None:
-        numbers = {"seconds": found, "ratio": _ratio(found), "replay_s": replay}
-        write_json(options.json, numbers)
+    numbers = {"seconds": found, "ratio": _ratio(found), "replay_s": replay}
+    write_numbers(options.json, numbers)
 
 
 def _timed(run: Callable[[Path, int], float], count: int) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from serkd.bench.output import add_json
+from serkd.bench.output import add_json, write_numbers
 from serkd.bench.speech import (
     draw_durations,
     pick_utterances,
@@ -38,7 +38,6 @@ from serkd.bench.steps import (
 from serkd.corpora.manifest import Manifest, read_manifest
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone, find_backbone
-from serkd.files import write_json
 from serkd.models.trunk import Trunk
 from serkd.recipe import read_numbers
 from serkd.train.data import FoldData
@@ -57,8 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     with TemporaryDirectory(prefix="serkd-bench-") as folder:
         report = _measure(options, Path(folder))
     print(_markdown(report))
-    if options.json is not None:
-        write_json(options.json, report)
+    write_numbers(options.json, report)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -63,7 +63,7 @@ def compare_arms(
             tests.append(row["against_reference"])
         rows.append(row)
     add_verdicts([t for t in tests if t], margin, is_one_fold=len(folds) == 1, num_tests=len(tests))
-    num_paired = max((len(test["folds"]) for test in tests if test), default=len(folds))
+    num_pairs = max((len(test["folds"]) for test in tests if test), default=len(folds))
     found = {
         "split": split,
         "model": model,
@@ -75,7 +75,8 @@ def compare_arms(
         "seeds": list(seeds),
         "num_speakers": len(speakers),
         "num_utterances": _num_utterances(reference),
-        "smallest_sign_flip_p": smallest_sign_flip_p(num_paired),
+        "num_pairs": num_pairs,
+        "smallest_sign_flip_p": smallest_sign_flip_p(num_pairs),
         "arms": rows,
     }
     return without_nan({**found, "notes": find_notes(found)})

@@ -63,6 +63,7 @@ def compare_runs(
         "test_to_train": ratio,
         "num_speakers": counts[0].shape[2],
         "num_utterances": int(counts[0][0].sum()),
+        "num_pairs": len(arms[0].folds),
         "smallest_sign_flip_p": smallest_sign_flip_p(len(arms[0].folds)),
         "arms": rows,
     }

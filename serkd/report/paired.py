@@ -124,7 +124,7 @@ def find_notes(found: Mapping[str, Any]) -> list[str]:
         )
     elif smallest >= found["alpha"]:
         notes.append(
-            f"with {round(1 - math.log2(smallest))} pairs no exact test can reach "
+            f"with {found['num_pairs']} pairs no exact test can reach "
             f"p < {found['alpha']}: the smallest possible is {smallest:.4g}"
         )
     if num_folds > MAX_PAIRS:
