@@ -180,6 +180,10 @@ def test_a_problem_says_the_rule_and_then_the_value(
             "'am_softmax'",
         ),
         (
+            "distill: {gamma: 1, hint_knee: 0}\nmeta: {order: second, trains: last_n}",
+            "distill.hint_knee must be above 0 when meta.trains is 'last_n' and distill.gamma",
+        ),
+        (
             "distill: {alpha: 0, supcon_weight: 1}",
             "distill.supcon_weight must be below 1 when distill.alpha is 0",
         ),

@@ -110,6 +110,11 @@ class Experiment(Section):
                 "through the distillation term, or layers of it, with meta.trains: last_n, through "
                 f"the hint, distill.gamma), got 0 with {self.meta.order!r}"
             )
+        if has_hint and self.distill.hint_knee == 0:
+            problems.append(
+                "distill.hint_knee must be above 0 when meta.trains is 'last_n' and distill.gamma "
+                "above 0 (an absolute difference gives layers no slope), got 0"
+            )
         if self.distill.supcon_weight == 1.0 and not self.has_kd:
             problems.append(
                 "distill.supcon_weight must be below 1 when distill.alpha is 0 (nothing would "

@@ -121,6 +121,11 @@ RULES = (
         lambda e: e.has_kd and e.distill.kd == "dkd",
     ),
     Rule(
+        ("distill.hint_knee",),
+        "distill.gamma is above 0",
+        lambda e: e.distill.gamma > 0,
+    ),
+    Rule(
         ("distill.supcon_weight",),
         "the weight of KD is ever below 1",
         _learns_labels,

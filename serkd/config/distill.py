@@ -28,8 +28,15 @@ class Distill(Section):
     gamma: float = Field(
         0.0,
         ge=0.0,
-        description="weight of the hint: L1 to the teacher's pooled embedding, smooth where its "
-        "layers learn (meta.trains: last_n); 0 = none",
+        description="weight of the hint: cosine and L1 to the teacher's pooled embedding; 0 = none",
+    )
+    hint_knee: float | None = Field(
+        None,
+        ge=0.0,
+        le=10.0,
+        description="differences of the hint below it are squared (smooth L1); null = 1 where the "
+        "teacher's layers learn (meta.trains: last_n), to whom L1 gives no slope, else 0. 1.0 in "
+        "all arms compares such a teacher with a fixed one in nothing else",
     )
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     supcon_weight: Share = 0.1

@@ -135,6 +135,18 @@ def test_the_hint_is_cosine_and_mean_absolute_difference() -> None:
     assert float(embedding_hint(guess, guess).total) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_hint_with_a_knee_squares_what_is_below_it() -> None:
+    """Huber's: half the square over the knee, then half a knee below the absolute difference."""
+    guess, embedding, knee = _logits(0), _logits(1), 0.8
+    apart = (guess - embedding).abs()
+    assert bool((apart < knee).any())
+    assert bool((apart > knee).any())
+    bent = sum(d * d / (2 * knee) if d < knee else d - knee / 2 for d in apart.flatten().tolist())
+    plain = embedding_hint(guess, embedding).total - apart.mean(dim=-1).sum()
+    found = embedding_hint(guess, embedding, knee=knee).total
+    assert float(found - plain) == pytest.approx(bent / guess.shape[1], rel=1e-10)
+
+
 def test_the_hint_of_an_embedding_of_zeros_has_a_finite_gradient() -> None:
     guess = torch.zeros(2, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(embedding_hint(guess, torch.zeros(2, 3)).total, guess)

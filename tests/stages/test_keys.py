@@ -107,6 +107,7 @@ NEEDED: dict[tuple[str, ...], dict[str, object]] = {
     },
     ("student.token_depth",): {"student.family": "conv_token"},
     ("distill.dkd_target_weight", "distill.dkd_other_weight"): {"distill.kd": "dkd"},
+    ("distill.hint_knee",): {"distill.gamma": 0.5},
     tuple(f"curriculum.temperature_{name}" for name in ("start", "range", "lr", "full_at")): {
         "curriculum.temperature_curriculum": "global"
     },
@@ -138,6 +139,7 @@ IDLE: dict[str, dict[str, object]] = {
     "distill.kd": {"meta.order": "off", "distill.alpha": 0.0},
     "distill.temperature": {"distill.kd": "mse_logits"},
     "distill.dkd_target_weight": {},
+    "distill.hint_knee": {"distill.gamma": 0.0},
     "distill.supcon_weight": {"distill.alpha": 1.0},
     "distill.supcon_temperature": {"distill.supcon_weight": 0.0},
     "distill.label_smoothing": {"distill.supcon_weight": 1.0},

@@ -146,6 +146,21 @@ def test_terms_count_what_is_said_beforehand_and_are_finite(
     assert terms["ce"].count == terms["kd"].count == terms["hint"].count == 9 * views
 
 
+def test_one_knee_makes_the_hint_of_a_learning_and_of_a_fixed_teacher_alike(
+    stored: Builder,
+) -> None:
+    index, hint = np.arange(9), {"distill__gamma": 0.3, "student__dropout": 0.0}
+    learns = {"meta__order": "finite", "meta__trains": "last_n"}
+
+    def total(**changes: object) -> float:
+        task = _student(stored, **hint, **changes)
+        return float(compute_terms(task, index)["hint"].total.detach())
+
+    assert total(distill__hint_knee=1.0) == pytest.approx(total(**learns), rel=1e-5)
+    assert total() > 1.01 * total(**learns)
+    assert total(**learns, distill__hint_knee=1e-6) == pytest.approx(total(), rel=1e-4)
+
+
 def test_two_views_are_augmented_apart_and_give_every_anchor_a_positive(stored: Builder) -> None:
     task = _student(stored, distill__supcon_views=2, distill__supcon_weight=0.5)
     labels = task.train_labels
