@@ -180,12 +180,31 @@ def test_a_problem_says_the_rule_and_then_the_value(
             "'am_softmax'",
         ),
         (
-            "distill: {gamma: 1, hint_knee: 0}\nmeta: {order: second, trains: last_n}",
-            "distill.hint_knee must be above 0 when meta.trains is 'last_n' and distill.gamma",
+            "distill: {gamma: 1, hint_knee: 1e-6}\nmeta: {order: second, trains: last_n}",
+            "distill.hint_knee must be at least 0.01 when meta.trains is 'last_n' and distill.gamma",
         ),
         (
             "distill: {alpha: 0, supcon_weight: 1}",
-            "distill.supcon_weight must be below 1 when distill.alpha is 0",
+            "distill.supcon_weight must be below 1 unless distill.alpha is above 0",
+        ),
+        (
+            "meta: {order: second}\n"
+            "curriculum: {alpha_curriculum: linear, alpha_start: 0, alpha_end: 0}",
+            "curriculum.alpha_start or alpha_end must be above 0 when meta.order is on",
+        ),
+        (
+            "curriculum: {alpha_curriculum: cosine, alpha_end: 0.7}",
+            "curriculum.alpha_start and alpha_end must differ when curriculum.alpha_curriculum is on "
+            "(null = distill.alpha), got 0.7 for both",
+        ),
+        ("meta: {rho: 1}", "meta.rho: must be less than 1, got 1"),
+        (
+            "student: {family: token, augment: {crop_frames: 100}}",
+            "augment.crop_frames must be null or at least num_frames = 600 for token",
+        ),
+        (
+            "student: {family: conv_token, length: resample, augment: {crop_frames: 100}}",
+            "augment.crop_frames must be null when length is 'resample'",
         ),
         (
             "distill: {kd: dkd, dkd_target_weight: 0, dkd_other_weight: 0}",

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError("--trials, --repeats, --records and --cpus must be 1 or more")
     runtime.start_ray(options.cpus)
     for run in _WAYS.values():
-        _timed(run, _WARM_TRIALS)
+        _timed(run, min(_WARM_TRIALS, options.trials))
     found: dict[str, list[float]] = {name: [] for name in _WAYS}
     for _ in range(options.repeats):
         for name, run in _WAYS.items():

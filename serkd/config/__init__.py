@@ -57,6 +57,11 @@ class Experiment(Section):
         return max(self.curriculum.alpha_ends(self.distill.alpha)) > 0
 
     @property
+    def learns_labels(self) -> bool:
+        """Whether KD ever leaves cross-entropy and SupCon a weight."""
+        return min(self.curriculum.alpha_ends(self.distill.alpha)) < 1
+
+    @property
     def has_temperature(self) -> bool:
         """Whether those are softened."""
         return self.has_kd and self.distill.kd != "mse_logits"
@@ -103,21 +108,31 @@ class Experiment(Section):
                 f"got {list(weights)}"
             )
         problems += self._small_batches()
+        curriculum, (start, end) = self.curriculum, self.curriculum.alpha_ends(self.distill.alpha)
+        if curriculum.alpha_curriculum != "off" and start == end:
+            problems.append(
+                "curriculum.alpha_start and alpha_end must differ when curriculum.alpha_curriculum "
+                f"is on (null = distill.alpha), got {start} for both"
+            )
+        is_fixed = curriculum.alpha_curriculum == "off"
+        weight = "distill.alpha" if is_fixed else "curriculum.alpha_start or alpha_end"
         has_hint = self.meta.has_live_layers and self.distill.gamma > 0
         if self.meta.order != "off" and not (self.has_kd or has_hint):
             problems.append(
-                "distill.alpha must be above 0 when meta.order is on (the teacher is taught "
+                f"{weight} must be above 0 when meta.order is on (the teacher is taught "
                 "through the distillation term, or layers of it, with meta.trains: last_n, through "
                 f"the hint, distill.gamma), got 0 with {self.meta.order!r}"
             )
-        if has_hint and self.distill.hint_knee == 0:
+        knee = self.distill.hint_knee
+        if has_hint and knee is not None and knee < 0.01:
             problems.append(
-                "distill.hint_knee must be above 0 when meta.trains is 'last_n' and distill.gamma "
-                "above 0 (an absolute difference gives layers no slope), got 0"
+                "distill.hint_knee must be at least 0.01 when meta.trains is 'last_n' and "
+                "distill.gamma above 0 (an absolute difference gives layers no slope), got "
+                f"{knee:g}"
             )
         if self.distill.supcon_weight == 1.0 and not self.has_kd:
             problems.append(
-                "distill.supcon_weight must be below 1 when distill.alpha is 0 (nothing would "
+                f"distill.supcon_weight must be below 1 unless {weight} is above 0 (nothing would "
                 "teach the classifier), got 1"
             )
         is_live_head = self.meta.order != "off" and not self.meta.has_live_layers

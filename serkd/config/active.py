@@ -22,11 +22,6 @@ def _keys(section: str, names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for name in names.split())
 
 
-def _learns_labels(experiment: Experiment) -> bool:
-    """Whether KD ever leaves cross-entropy and SupCon a weight."""
-    return min(experiment.curriculum.alpha_ends(experiment.distill.alpha)) < 1
-
-
 def _starts_at_alpha(experiment: Experiment) -> bool:
     curriculum = experiment.curriculum
     is_given = curriculum.alpha_start is not None and curriculum.alpha_end is not None
@@ -128,17 +123,17 @@ RULES = (
     Rule(
         ("distill.supcon_weight",),
         "the weight of KD is ever below 1",
-        _learns_labels,
+        lambda e: e.learns_labels,
     ),
     Rule(
         ("distill.supcon_temperature",),
         "distill.supcon_weight is above 0 and the weight of KD ever below 1",
-        lambda e: e.distill.supcon_weight > 0 and _learns_labels(e),
+        lambda e: e.distill.supcon_weight > 0 and e.learns_labels,
     ),
     Rule(
         ("distill.label_smoothing",),
         "cross-entropy has a weight",
-        lambda e: e.distill.supcon_weight < 1 and _learns_labels(e),
+        lambda e: e.distill.supcon_weight < 1 and e.learns_labels,
     ),
     Rule(
         ("curriculum.start_share",),
@@ -149,6 +144,11 @@ RULES = (
         _keys("curriculum", "control full_at num_jumps"),
         "curriculum.pacing is not 'none' and curriculum.start_share below 1",
         lambda e: e.curriculum.is_paced,
+    ),
+    Rule(
+        ("curriculum.num_jumps",),
+        "curriculum.pacing rises before its end, as 'step' does not",
+        lambda e: e.curriculum.pacing != "step",
     ),
     Rule(
         ("curriculum.scorer",),

@@ -20,8 +20,8 @@ class Distill(Section):
     kd: Literal["kl", "mse_logits", "dkd"] = Field(
         "kl", description="what KD is; mse_logits has no temperature"
     )
-    temperature: PositiveFloat = Field(
-        4.0, le=100.0, description="of kl and dkd; where a temperature curriculum starts"
+    temperature: float = Field(
+        4.0, ge=1e-3, le=100.0, description="of kl and dkd; where a temperature curriculum starts"
     )
     dkd_target_weight: float = Field(1.0, ge=0.0, description="dkd only: label against the rest")
     dkd_other_weight: float = Field(8.0, ge=0.0, description="dkd only: among the other classes")
@@ -40,7 +40,7 @@ class Distill(Section):
     )
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     supcon_weight: Share = 0.1
-    supcon_temperature: PositiveFloat = 0.07
+    supcon_temperature: float = Field(0.07, ge=1e-3, le=100.0)
     supcon_views: Literal[1, 2] = Field(
         1,
         description="2 = every utterance twice in a batch, each time augmented anew (without "
@@ -96,8 +96,8 @@ class Curriculum(Section):
         description="CTKD: a temperature that learns to make KD harder, one for all utterances or "
         "one for each; it starts at distill.temperature, or as near as its bounds allow",
     )
-    temperature_start: PositiveFloat = Field(
-        1.0, le=100.0, description="lower bound of a learned temperature"
+    temperature_start: float = Field(
+        1.0, ge=1e-3, le=100.0, description="lower bound of a learned temperature"
     )
     temperature_range: float = Field(
         10.0, ge=0.01, le=100.0, description="upper bound - lower bound"
@@ -157,8 +157,11 @@ class Meta(Section):
     last_layers: PositiveInt = Field(
         1, description="last_n only: n, at most the layers above backbone.frozen_layers"
     )
-    rho: Share = Field(
-        0.0, description="weight of the teacher's own cross-entropy in its step, 1 - rho the quiz's"
+    rho: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="weight of the teacher's own cross-entropy in its step, 1 - rho the quiz's",
     )
     quiz_share: float = Field(
         0.1,

@@ -71,7 +71,10 @@ class StudentFit(Fit):
 
 
 class Train(Section):
-    """Where loops run. Nothing here changes a result, so nothing here is in a content key."""
+    """Where loops run. None of it is in a content key: no loss, batch or schedule depends on it.
+
+    Sums are rounded in another order, and each worker draws its own dropout.
+    """
 
     num_workers: PositiveInt = Field(1, description="1 = in the caller's process, more = Ray Train")
     resources_per_worker: dict[str, PositiveFloat] | None = Field(

@@ -224,7 +224,24 @@ class Student(Section):
                 f"num_frames must be at least {PATCH_STEPS} for conv_token, "
                 f"got {self.series_frames}"
             )
-        return problems
+        return problems + self._crop_problems()
+
+    def _crop_problems(self) -> list[str]:
+        """Students that would hear on dev what training's crops never have."""
+        crop, series = self.augment.crop_frames, self.series_frames
+        if crop is None or self.family == "conv":
+            return []
+        if self.length == "resample":
+            return [
+                "augment.crop_frames must be null when length is 'resample' (tokens of the duration "
+                f"would never have met a whole utterance's), got {crop}"
+            ]
+        if self.family == "token" and crop < series:
+            return [
+                f"augment.crop_frames must be null or at least num_frames = {series} for token "
+                f"(weights of later frames would never be trained), got {crop}"
+            ]
+        return []
 
     def _input_problems(self) -> list[str]:
         problems = []

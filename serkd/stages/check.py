@@ -4,6 +4,7 @@ import numpy as np
 
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold
+from serkd.distill.curriculum import compute_epoch_share, rank_within_class
 from serkd.distill.quiz import choose_quiz
 from serkd.errors import InputError
 from serkd.features.backbone import Backbone
@@ -139,6 +140,35 @@ def find_kd_problems(experiment: Experiment, fold: Fold) -> list[str]:
     return [
         "distill.dkd_target_weight must be above 0 for a corpus of 2 emotions (their other part is "
         "always 0, so that nothing would be distilled), got 0"
+    ]
+
+
+def find_contrast_problems(experiment: Experiment, fold: Fold) -> list[str]:
+    """Batches in which no utterance has another of its class: the contrastive term is always 0."""
+    fit, distill = experiment.student.fit, experiment.distill
+    num_classes = len(set(fold.manifest.labels(fold.train)))
+    least = num_classes + 1 if fit.batches == "class_balanced" else 2
+    is_used = distill.supcon_weight > 0 and experiment.learns_labels
+    if not is_used or distill.supcon_views > 1 or fit.batch_size >= least:
+        return []
+    return [
+        f"student.fit.batch_size must be at least {least} with {fit.batches} batches when "
+        "distill.supcon_weight is above 0 and distill.supcon_views 1 (no utterance would have "
+        f"another of its emotion in its batch), got {fit.batch_size}"
+    ]
+
+
+def find_share_problems(experiment: Experiment, fold: Fold) -> list[str]:
+    """A first epoch of fewer utterances than workers."""
+    curriculum, workers = experiment.curriculum, experiment.train.num_workers
+    labels = np.array(fold.manifest.labels(fold.train))
+    share = compute_epoch_share(curriculum, 0, experiment.student.fit.epochs)
+    position = rank_within_class(np.zeros(len(labels)), labels, "random", 0)
+    if (used := int((position < share).sum())) >= workers:
+        return []
+    return [
+        f"curriculum.start_share must leave an utterance for each of the {workers} workers in the "
+        f"first epoch, got {curriculum.start_share}, {used} utterances of fold {fold.name}"
     ]
 
 

@@ -21,7 +21,9 @@ from serkd.stages.check import (
     find_adapter_problems,
     find_fold_problems,
     find_input_problems,
+    find_contrast_problems,
     find_kd_problems,
+    find_share_problems,
     find_layer_problems,
     find_quiz_problems,
     find_vote_problems,
@@ -115,6 +117,8 @@ class Graph:
             problems += find_input_problems(self.experiment, self.backbone)
             problems += find_quiz_problems(self.experiment, self.fold)
             problems += find_kd_problems(self.experiment, self.fold)
+            problems += find_contrast_problems(self.experiment, self.fold)
+            problems += find_share_problems(self.experiment, self.fold)
         for fold in (self.fold, *self.inner_folds):
             problems += find_fold_problems(self.experiment, fold) if has_units else []
         refuse(problems)

@@ -86,6 +86,11 @@ class StudentTask(Task):
             assert teacher is not None
             self.lesson = Lesson(data, teacher, meta, seed, self.device)
         self.is_scored_unseen = unseen is not None
+        if curriculum.is_paced and self.fit.epochs == 1:
+            logger.warning(
+                "%s: curriculum.pacing has no effect in one epoch: the last one has all data",
+                self.name,
+            )
         if curriculum.scores_by_teacher and unseen is None and distill.teacher == "trained":
             logger.warning(
                 "%s: what is difficult is said by a teacher that has learned from these "

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ _PORTS = (
     "node-manager-port",
     "ray-client-server-port",
 )
+_OWN_PORTS = range(20_000, 32_000)  # and above those of Ray's workers
 
 
 def environment(token: str = TOKEN) -> dict[str, str]:
@@ -60,11 +62,13 @@ def head(temp_dir: Path, num_cpus: int) -> Iterator[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Below those that the kernel deals out: between here and the head, nobody is given one."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_OWN_PORTS, 100):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+    return found[:count]
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 
 from serkd.cli import main
 from serkd.config import Experiment
-from serkd.distill.curriculum import compute_alpha, compute_reversal, compute_share
+from serkd.distill.curriculum import compute_alpha, compute_epoch_share, compute_reversal
 from serkd.recipe import build_experiment
 from serkd.report.curriculum_plots import draw_curriculum
 
 WHOLE = {
     "student.fit.epochs": 12,
     "curriculum.pacing": "root",
+    "curriculum.full_at": 1.0,
     "curriculum.alpha_curriculum": "cosine",
     "curriculum.alpha_start": 0.1,
     "curriculum.temperature_curriculum": "instance",
@@ -44,8 +45,17 @@ def test_lines_are_the_schedules_over_epochs() -> None:
         assert (epochs[0], epochs[-1]) == (0.0, 12.0)
         np.testing.assert_allclose(values, [schedule(e / 12) for e in epochs])
     (stairs,) = figure.axes[0].patches
-    shares = [100 * compute_share(curriculum, epoch / 12) for epoch in range(12)]
+    shares = [100 * compute_epoch_share(curriculum, epoch, 12) for epoch in range(12)]
+    assert shares[-2] < shares[-1] == 100
     np.testing.assert_allclose(stairs.get_data().values, shares)
+
+
+def test_a_fixed_temperature_is_a_line_at_its_height() -> None:
+    axes = draw_curriculum(Experiment()).axes
+    (panel,) = [i for i, ax in enumerate(axes) if "temperature" in ax.get_title()]
+    epochs, values = _points(draw_curriculum(Experiment()), panel)
+    assert len(epochs) >= 2
+    assert set(values) == {Experiment().distill.temperature}
 
 
 def test_the_temperatures_bounds_and_start_are_shown() -> None:

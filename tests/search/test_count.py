@@ -80,7 +80,7 @@ IDLE = {
     "curriculum.temperature_range": st.floats(1.0, 50.0),
     "curriculum.alpha_end": st.floats(0.0, 1.0),
     "meta.pilot_lr": st.floats(1e-5, 1e-1),
-    "meta.rho": st.floats(0.0, 1.0),
+    "meta.rho": st.floats(0.0, 1.0, exclude_max=True),
     "distill.dkd_other_weight": st.floats(0.0, 10.0),
     "student.num_heads": st.integers(1, 9),
     "student.num_frames": st.integers(50, 500),

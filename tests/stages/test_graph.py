@@ -261,6 +261,46 @@ def test_dkd_of_the_other_classes_alone_is_refused_where_there_is_one_other(
         build_graph(others, changed_manifest=binary).check([STUDENT])
 
 
+@pytest.mark.parametrize(
+    ("changes", "helps", "message"),
+    [
+        (
+            {"student.fit.batches": "class_balanced", "student.fit.batch_size": 4},
+            {"student.fit.batch_size": 5},
+            r"student\.fit\.batch_size must be at least 5 with class_balanced batches .* got 4",
+        ),
+        (
+            {"student.fit.batch_size": 1},
+            {"distill.supcon_views": 2},
+            r"student\.fit\.batch_size must be at least 2 with shuffled batches .* got 1",
+        ),
+        (
+            {
+                "train.num_workers": 5,
+                "extractor.fit.batch_size": 10,
+                "teacher.stage1.fit.batch_size": 10,
+                "teacher.stage2.fit.batch_size": 10,
+                "student.fit.batch_size": 10,
+                "curriculum.pacing": "root",
+                "curriculum.start_share": 0.01,
+            },
+            {"train.num_workers": 4},
+            r"curriculum\.start_share must leave .* the 5 workers .* got 0\.01, 4 utterances",
+        ),
+    ],
+)
+def test_students_that_could_never_train_are_refused_before_their_teachers_do(
+    build_graph: BuildGraph,
+    changes: dict[str, object],
+    helps: dict[str, object],
+    message: str,
+) -> None:
+    """A contrastive term of lone utterances, a first epoch of fewer utterances than workers."""
+    with pytest.raises(InputError, match=message):
+        build_graph(changes).check([STUDENT])
+    build_graph(changes | helps).check([STUDENT])
+
+
 def test_more_clusters_than_training_frames_are_refused_before_any_work(
     build_graph: BuildGraph,
 ) -> None:

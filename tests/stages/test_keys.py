@@ -111,8 +111,14 @@ NEEDED: dict[tuple[str, ...], dict[str, object]] = {
     tuple(f"curriculum.temperature_{name}" for name in ("start", "range", "lr", "full_at")): {
         "curriculum.temperature_curriculum": "global"
     },
-    ("curriculum.alpha_start", "curriculum.alpha_end", "curriculum.alpha_full_at"): {
-        "curriculum.alpha_curriculum": "linear"
+    ("curriculum.alpha_curriculum",): {"curriculum.alpha_start": 0.2},
+    ("curriculum.alpha_start", "curriculum.alpha_full_at"): {
+        "curriculum.alpha_curriculum": "linear",
+        "curriculum.alpha_end": 0.4,
+    },
+    ("curriculum.alpha_end",): {
+        "curriculum.alpha_curriculum": "linear",
+        "curriculum.alpha_start": 0.2,
     },
 }
 # under these, a rule of `serkd.config.active` says that its keys have no effect
@@ -145,6 +151,7 @@ IDLE: dict[str, dict[str, object]] = {
     "distill.label_smoothing": {"distill.supcon_weight": 1.0},
     "curriculum.start_share": {"curriculum.pacing": "none"},
     "curriculum.control": {"curriculum.start_share": 1.0},
+    "curriculum.num_jumps": {"curriculum.pacing": "step"},
     "curriculum.scorer": {"curriculum.control": "random"},
     "curriculum.temperature_curriculum": {"distill.kd": "mse_logits"},
     "curriculum.temperature_start": {},

@@ -158,7 +158,7 @@ def test_one_knee_makes_the_hint_of_a_learning_and_of_a_fixed_teacher_alike(
 
     assert total(distill__hint_knee=1.0) == pytest.approx(total(**learns), rel=1e-5)
     assert total() > 1.01 * total(**learns)
-    assert total(**learns, distill__hint_knee=1e-6) == pytest.approx(total(), rel=1e-4)
+    assert total(distill__hint_knee=1e-6) == pytest.approx(total(), rel=1e-4)
 
 
 def test_two_views_are_augmented_apart_and_give_every_anchor_a_positive(stored: Builder) -> None:
@@ -212,16 +212,33 @@ def test_what_is_learned_beside_the_student_is_not_published(
     assert not any(torch.equal(after[name], before[name]) for name in after)
 
 
-def test_every_schedule_is_logged_in_every_epoch(stored: Builder, tmp_path: Path) -> None:
+def test_every_schedule_is_logged_in_every_epoch(
+    stored: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = _student(
         stored, student__fit__epochs=4, curriculum__pacing="linear",
         curriculum__alpha_curriculum="linear", curriculum__alpha_start=0.1,
         curriculum__temperature_curriculum="global", curriculum__temperature_full_at=0.5,
     )  # fmt: skip
+    taught: list[list[float]] = [[]]  # of each epoch
+    soften, pop = task.guidance.soften, task.guidance.pop_temperature
+
+    def listen(*inputs: Any) -> Any:  # noqa: ANN401
+        found = soften(*inputs)
+        taught[-1].append(float(torch.as_tensor(found).detach()))
+        return found
+
+    def turn(workers: Workers) -> dict[str, float]:
+        taught.append([])
+        return pop(workers)
+
+    monkeypatch.setattr(task.guidance, "soften", listen)
+    monkeypatch.setattr(task.guidance, "pop_temperature", turn)
     history = run_loop(task, FolderCheckpoints(tmp_path), Observer()).history
-    for record in history:
+    for record, seen in zip(history, taught, strict=False):
         assert {"alpha", "lambda", "temperature", "data_share", "loss/kd"} <= set(record)
-        assert 1.0 < record["temperature"] < 11.0
+        assert 1.0 < min(seen) <= record["temperature"] <= max(seen) < 11.0
+    assert history[-1]["temperature"] != pytest.approx(4.0, abs=1e-3)  # it is learned
     for name, sign in (("alpha", 1), ("lambda", -1), ("data_share", 1)):
         values = [sign * record[name] for record in history]
         assert values == sorted(values)

@@ -155,6 +155,27 @@ def test_lower_precisions_take_nearly_the_same_step_and_evaluate_in_float32(
     assert less.evaluate(Workers()) == exact.evaluate(Workers())
 
 
+@pytest.mark.parametrize("family", ["conv", "token", "conv_token"])
+def test_a_student_in_bfloat16_takes_nearly_the_same_step_and_evaluates_in_float32(
+    stored: Builder, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda: True)
+    index, settings = np.arange(8), {"student.family": family, "student.dropout": 0.0}
+    exact, less = (
+        stored.build_task("student", {**settings, "student.precision": p})()
+        for p in ("float32", "bfloat16")
+    )
+    whole, gradients = _take(exact, [index])
+    found, rough = _take(less, [index])
+    assert found["loss"] == pytest.approx(whole["loss"], rel=0.02)
+    a, b = (torch.cat([g.flatten() for g in each if g is not None]) for each in (gradients, rough))
+    assert b.dtype == torch.float32
+    assert float((a - b).norm() / a.norm()) < 0.1
+    assert float(nn.functional.cosine_similarity(a, b, dim=0)) > 0.995
+    less.model.load_state_dict(exact.model.state_dict())
+    assert less.evaluate(Workers()) == exact.evaluate(Workers())
+
+
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 @pytest.mark.parametrize(
     ("name", "key"), [("student", "student.precision"), ("teacher", "backbone.precision")]
