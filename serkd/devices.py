@@ -1,6 +1,8 @@
 """Which device a process computes on, and in what precision it can."""
 
 import logging
+import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,6 +17,15 @@ def choose_device(setting: str) -> str:
     if setting != "auto":
         return setting
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def describe_processor() -> str:
+    """Its model, on which the last bits of results depend; where that is not told, its kind."""
+    about = Path("/proc/cpuinfo")
+    for line in about.read_text(encoding="utf-8").splitlines() if about.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def choose_precision(setting: Precision, device: torch.device, model: str) -> Precision:

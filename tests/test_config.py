@@ -181,7 +181,7 @@ def test_a_problem_says_the_rule_and_then_the_value(
         ),
         (
             "distill: {gamma: 1, hint_knee: 1e-6}\nmeta: {order: second, trains: last_n}",
-            "distill.hint_knee must be at least 0.01 when meta.trains is 'last_n' and distill.gamma",
+            "distill.hint_knee must be at least 0.01 when meta.trains is 'last_n' and distill.gam",
         ),
         (
             "distill: {alpha: 0, supcon_weight: 1}",
@@ -194,8 +194,8 @@ def test_a_problem_says_the_rule_and_then_the_value(
         ),
         (
             "curriculum: {alpha_curriculum: cosine, alpha_end: 0.7}",
-            "curriculum.alpha_start and alpha_end must differ when curriculum.alpha_curriculum is on "
-            "(null = distill.alpha), got 0.7 for both",
+            "curriculum.alpha_start and alpha_end must differ when curriculum.alpha_curriculum is "
+            "on (null = distill.alpha), got 0.7 for both",
         ),
         ("meta: {rho: 1}", "meta.rho: must be less than 1, got 1"),
         (

@@ -4,7 +4,7 @@ Latency is that of one utterance on one thread, from waveform to logits, against
 shape of HuBERT-base, as fast as serkd can run it; weights are random and the speech is noise.
 Training (forward and backward) and evaluation are an epoch's batches of stored log-mel, padded at
 once, against one utterance after the other whose log-mel is computed from the waveform every time.
-Those who are compared take turns, and a time is the median.
+In training and evaluation both ways take turns; a time is the median.
 """
 
 import argparse

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from serkd.cli.options import (
+    AblationArgument,
     ArmsOption,
-    FolderArgument,
     JsonOption,
     QuietOption,
     SeedsOption,
@@ -46,7 +46,7 @@ def ablate(
 
 
 def report(
-    folder: FolderArgument,
+    folder: AblationArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Write the report of what is done by now: HTML, Markdown, LaTeX, PNG and PDF."""

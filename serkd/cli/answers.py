@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import FolderArgument, JsonOption, open_console
+from serkd.cli.options import JsonOption, SweepArgument, open_console
+from serkd.errors import InputError
 from serkd.writable import check_output
 
 
 def importance(
-    folder: FolderArgument,
+    folder: SweepArgument,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="write the best trial as a recipe (.yaml)")
     ] = None,
@@ -22,6 +23,8 @@ def importance(
 
     if recipe is not None:
         check_output("--recipe", recipe)
+    elif trial is not None:
+        raise InputError("--trial must go with --recipe, which it is written to")
     found = find_answers(folder)
     print_answers(open_console(), found, as_json=as_json)
     if recipe is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from serkd.cli.options import FolderArgument, JsonOption, open_console
+from serkd.cli.options import JsonOption, RunArgument, open_console
 from serkd.writable import check_folder
 
 
@@ -17,7 +17,7 @@ class Format(StrEnum):
 
 
 def export(
-    run: FolderArgument,
+    run: RunArgument,
     out: Annotated[Path, typer.Option("--out", help="new folder")],
     fold: Annotated[str | None, typer.Option(help="of the run; default its first")] = None,
     kind: Annotated[Format, typer.Option("--format", help="who reads it")] = Format.transformers,

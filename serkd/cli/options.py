@@ -2,13 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from typing import Any
 
     from rich.console import Console
 
@@ -39,10 +38,18 @@ StorageOption = Annotated[
         help="folder, s3://bucket/path or gs://bucket/path for stages, runs and sweeps",
     ),
 ]
-FolderArgument = Annotated[
-    Path,
-    typer.Argument(callback=_open_folder, metavar="FOLDER", help="of a run or a sweep, or its URI"),
-]
+
+
+def _folder(what: str) -> Any:  # noqa: ANN401  what typer reads of an argument
+    return typer.Argument(
+        callback=_open_folder, metavar="FOLDER", help=f"of {what}; or its URI in an object store"
+    )
+
+
+RunArgument = Annotated[Path, _folder("a run")]
+SweepArgument = Annotated[Path, _folder("a sweep")]
+AblationArgument = Annotated[Path, _folder("an ablation")]
+ResultsArgument = Annotated[Path, _folder("a run, a sweep or an ablation")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="instead of the file's")]
 SmokeOption = Annotated[
     bool, typer.Option("--smoke", help="the file's reduced size, on the built-in corpus")

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from serkd.cli.options import (
-    FolderArgument,
     JsonOption,
     QuietOption,
+    ResultsArgument,
     SetOption,
     StorageOption,
     open_console,
@@ -72,7 +72,7 @@ def folds(
 
 
 def test(
-    folder: FolderArgument,
+    folder: ResultsArgument,
     trial: Annotated[int | None, typer.Option(help="of a sweep; default the best on dev")] = None,
     arms: Annotated[
         list[str] | None,

@@ -1,10 +1,10 @@
 """One experiment as strict, frozen models."""
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from serkd.config.data import Backbone, Corpus, Lora, Protocol
 from serkd.config.distill import Curriculum, Distill, Meta
-from serkd.config.fit import BackboneFit, Fit, PositiveInt, Stage2Fit, Train
+from serkd.config.fit import BackboneFit, Fit, PositiveInt, Seed, Stage2Fit, Train
 from serkd.config.student import LogMel, SpecAugment, Student
 from serkd.config.teacher import Augment, Extractor, Stage1, Stage2, Teacher, Units
 from serkd.section import Section
@@ -24,6 +24,7 @@ __all__ = [
     "Meta",
     "PositiveInt",
     "Protocol",
+    "Seed",
     "SpecAugment",
     "Stage1",
     "Stage2",
@@ -49,7 +50,7 @@ class Experiment(Section):
     curriculum: Curriculum = Curriculum()
     meta: Meta = Meta()
     train: Train = Train()
-    seed: int = Field(0, ge=0, le=2**32 - 1)
+    seed: Seed = 0
 
     @property
     def has_kd(self) -> bool:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 from serkd.section import Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # where scikit-learn's and NumPy's end
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 

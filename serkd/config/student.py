@@ -233,8 +233,8 @@ class Student(Section):
             return []
         if self.length == "resample":
             return [
-                "augment.crop_frames must be null when length is 'resample' (tokens of the duration "
-                f"would never have met a whole utterance's), got {crop}"
+                "augment.crop_frames must be null when length is 'resample' (a token of the "
+                f"duration would never have met a whole utterance's), got {crop}"
             ]
         if self.family == "token" and crop < series:
             return [

@@ -1,8 +1,7 @@
 """An ablation from its file to its report: what ``serkd ablate`` does."""
 
-import platform
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ import numpy as np
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold, hash_folds
 from serkd.corpora.protocols import read_folds
+from serkd.devices import describe_processor
 from serkd.errors import SweepError
 from serkd.events import Observer
 from serkd.files import write_json
@@ -30,6 +30,7 @@ from serkd.search.cells import (
     tuning_cells,
     tuning_settings,
     unique_cells,
+    with_seed,
     with_settings,
 )
 from serkd.search.designs import ALL, Arm, Study, Wanted, read_study
@@ -39,6 +40,7 @@ from serkd.search.space import Resources
 from serkd.stages.key import compute_key, used_values
 from serkd.storage.sync import synced
 from serkd.train.metrics import confusion_metric
+from serkd.writable import check_folder
 from serkd.yaml12 import format_value
 
 
@@ -57,6 +59,7 @@ def start_ablation(
         InputError: an illegal file, folds or arms that there are not, or another driver.
         SweepError: cells all fail alike, or it was stopped; the report is of what there is.
     """
+    check_folder("--storage", storage)
     command = _command(path, values, storage, is_smoke, wanted)
     values = use_synthetic(values, storage, observer) if is_smoke else values
     study = open_study(path, values, is_smoke=is_smoke, wanted=wanted)
@@ -79,18 +82,22 @@ def refresh_report(folder: Path) -> dict[str, Any]:
         InputError: not the folder of an ablation.
     """
     plan = read_plan(folder)
-    model = plan["file"]["model"]
-    cells = [
-        Cell(build_experiment(arm["experiment"], {"seed": seed}, origin=arm["name"]), fold, model)
-        for arm in plan["arms"]
-        for fold, seed, _ in arm["cells"]
-    ]
+    cells = list(_planned_cells(plan))
     experiment = cells[0].experiment
     folds = read_folds(experiment.corpus, experiment.protocol)
-    source = Trained(folder, folds, model, Resources(), Observer())
+    source = Trained(folder, folds, plan["file"]["model"], Resources(), Observer())
     with synced(folder):
-        collect(folder, cells, source)
+        # of a corpus that was prepared anew since there is nothing yet
+        if _data_stamp(plan) == _data_stamp(describe_corpus(folds)):
+            collect(folder, cells, source)
         return write_report(folder)
+
+
+def _planned_cells(plan: Mapping[str, Any]) -> Iterator[Cell]:
+    for arm in plan["arms"]:
+        experiment = build_experiment(arm["experiment"], {}, origin=arm["name"])
+        for fold, seed, _ in arm["cells"]:
+            yield Cell(with_seed(experiment, seed), fold, plan["file"]["model"])
 
 
 def open_study(
@@ -112,18 +119,29 @@ def ablation_folder(study: Study, storage: Path) -> Path:
 
 def describe_data(study: Study, folds: Sequence[Fold]) -> dict[str, Any]:
     """The protocol stamp: what the numbers are of."""
+    return {
+        **describe_corpus(folds),
+        "protocol": study.base.protocol.name,
+        "machine": describe_processor(),
+    }
+
+
+def describe_corpus(folds: Sequence[Fold]) -> dict[str, Any]:
+    """Its utterances and how they are divided."""
     manifest = folds[0].manifest
     return {
         "corpora": sorted({row.corpus for row in manifest.utterances}),
         "class_names": list(manifest.class_names),
         "num_utterances": len(manifest.utterances),
-        "protocol": study.base.protocol.name,
         "all_folds": [fold.name for fold in folds],
         "corpus_hash": manifest.audio_hash,
         "folds_hash": hash_folds(folds),
         "shares_speakers": any(fold.shares_speakers for fold in folds),
-        "machine": platform.processor() or platform.machine(),
     }
+
+
+def _data_stamp(facts: Mapping[str, Any]) -> tuple[str, str]:
+    return facts["corpus_hash"], facts["folds_hash"]
 
 
 def _command(
@@ -150,14 +168,46 @@ def run_study(
     described = _describe(study, facts, folds, experiments, tuned, groups)
     for arm, experiment in zip(described["arms"], experiments, strict=True):
         arm |= _cost(folder, experiment, source)
-    write_json(folder / PLAN, described)
+    plan = _add_earlier(folder, study, described) if study.is_part else described
+    write_json(folder / PLAN, plan)
     cells = unique_cells(groups)
     try:
         source.compute(cells, _name_arms(study.arms, (group.values() for group in groups)))
     except SweepError:
-        _report(folder, cells, source)
+        _report(folder, plan, source)
         raise
-    return _report(folder, cells, source)
+    return _report(folder, plan, source)
+
+
+def _add_earlier(folder: Path, study: Study, plan: dict[str, Any]) -> dict[str, Any]:
+    """With `--arm` and `--seeds`, what was asked for before is a part of the report all the same.
+
+    As long as the file has the arm, with the same settings, and the corpus is the same: Holm's
+    correction only grows by asking for arms one after the other.
+    """
+    earlier = read_plan(folder) if (folder / PLAN).is_file() else None
+    if earlier is None or _data_stamp(earlier) != _data_stamp(plan):
+        return plan
+    now = {arm["name"]: arm for arm in plan["arms"]}
+    before = {arm["name"]: arm for arm in earlier["arms"]}
+    arms = []
+    for arm in study.all_arms:
+        new, old = now.get(arm.name), before.get(arm.name)
+        if old is not None:
+            kept = with_settings(arm.experiment, old["tuned"]).model_dump(mode="json")
+            old = old if (new["experiment"] if new else kept) == old["experiment"] else None
+        if new or old:
+            cells = [
+                cell
+                for each in (old, new)
+                for cell in (each["cells"] if each else ())
+                if cell[0] in plan["folds"]
+            ]
+            unique = {(fold, seed): name for fold, seed, name in cells}
+            order = sorted(unique, key=lambda pair: (pair[1], plan["folds"].index(pair[0])))
+            arms.append({**(new or old or {}), "cells": [[*pair, unique[pair]] for pair in order]})
+    seeds = sorted({seed for arm in arms for _, seed, _ in arm["cells"]})
+    return {**plan, "arms": arms, "file": {**plan["file"], "seeds": seeds}}
 
 
 def _name_arms(arms: Sequence[Arm], cells: Iterable[Iterable[Cell]]) -> dict[str, str]:
@@ -169,18 +219,30 @@ def _name_arms(arms: Sequence[Arm], cells: Iterable[Iterable[Cell]]) -> dict[str
     return found
 
 
-def _report(folder: Path, cells: Sequence[Cell], source: Source) -> dict[str, Any]:
+def _report(folder: Path, plan: Mapping[str, Any], source: Source) -> dict[str, Any]:
     with synced(folder):
-        collect(folder, cells, source)
+        collect(folder, list(_planned_cells(plan)), source)
         return write_report(folder)
 
 
 def collect(folder: Path, cells: Sequence[Cell], source: Source) -> None:
-    """Write down the outcomes that are there and were not written before."""
+    """Write down the outcomes that are there and were not written before.
+
+    One of another model goes: a corpus that was prepared anew, or a stage whose computation has
+    changed, has the same name.
+    """
     for cell in cells:
         path = folder / CELLS / f"{cell.name}.json"
-        if not path.is_file() and (outcome := source.outcome(cell)) is not None:
+        if path.is_file() and _is_of(read_json(path), source.key(cell)):
+            continue
+        if (outcome := source.outcome(cell)) is not None:
             write_json(path, outcome)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_of(outcome: Mapping[str, Any], key: str) -> bool:
+    return any(key == each for _, each, _ in outcome["stages"])
 
 
 def _cost(folder: Path, experiment: Experiment, source: Source) -> dict[str, float | None]:
@@ -239,6 +301,7 @@ def _describe(
         "file": study.file.model_dump(mode="json"),
         **facts,
         "folds": list(folds),
+        "num_arms_of_file": len(study.all_arms),
         "arms": [
             _describe_arm(arm, experiment, tuned[arm.name], cells)
             for arm, experiment, cells in rows

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serkd.config import Experiment
+from serkd.config.active import find_inactive
 from serkd.corpora.protocols import read_folds
 from serkd.events import Observer
 from serkd.report.ablate import open_study
@@ -59,7 +60,16 @@ def plan_ablation(
         "stages": count_stages([*cells, *tuning]),
         "detectable": detect(study.base, chosen, len(study.file.seeds)),
         "smallest_sign_flip_p": smallest_sign_flip_p(len(folds)),
+        "warnings": list(_list_idle(study)),
     }
+
+
+def _list_idle(study: Study) -> Iterator[str]:
+    """Settings of arms that change nothing beside the arm's others."""
+    retuned = [*study.file.retune.space] if study.file.retune else []
+    for arm in study.arms:
+        for key, unless in find_inactive(arm.experiment, {*arm.settings, *retuned}).items():
+            yield f"arm {arm.name!r}: {key} has no effect unless {unless}"
 
 
 def _describe(name: str, also: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,11 +151,12 @@ def _lines(plan: Mapping[str, Any]) -> list[str]:
         f"{num_arms} arms on {num_folds} fold(s) with {num_seeds} seed(s): "
         f"{plan['num_cells']:,} cells"
     ]
+    warnings = [f"warning: {warning}" for warning in plan["warnings"]]
     if plan["num_tuning_cells"]:
         lines.append(f"and {plan['num_tuning_cells']:,} cells that tune them")
     if plan["detectable"] is None:
         lines.append("one fold: there is nothing to pair, and no difference is certain")
-        return lines
+        return lines + warnings
     lines.append(
         f"differences of {100 * plan['detectable']:.1f} points and more are found in four of five "
         f"cases, before correcting for several arms (assumed: sd {100 * ASSUMED_FOLD_SD:g} over "
@@ -156,4 +167,4 @@ def _lines(plan: Mapping[str, Any]) -> list[str]:
             f"with {num_folds} folds no exact test reaches p < 0.05: the smallest is "
             f"{plan['smallest_sign_flip_p']:.4g}"
         )
-    return lines
+    return lines + warnings

@@ -27,7 +27,10 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """
     if not (folder / PLAN).is_file():
         raise InputError(f"{folder}: must be a folder that `serkd ablate` made")
-    return read_json(folder / PLAN)
+    plan = read_json(folder / PLAN)
+    if not {"file", "arms", "folds", "num_arms_of_file"} <= plan.keys():
+        raise InputError(f"{folder / PLAN}: must be of this version of serkd; ablate again")
+    return plan
 
 
 def build_report(folder: Path) -> dict[str, Any]:
@@ -42,6 +45,11 @@ def build_report(folder: Path) -> dict[str, Any]:
     found = compare_arms(plan, arms, "dev")
     planned = {name for arm in plan["arms"] for *_, name in arm["cells"]}
     done = {outcome["cell"] for outcomes in arms.values() for outcome in outcomes.values()}
+    if (num_asked := len(arms)) < plan["num_arms_of_file"]:
+        found["notes"].append(
+            f"{num_asked} of the file's {plan['num_arms_of_file']} arms were asked for: Holm's "
+            "correction is for these"
+        )
     _add_arms(found["arms"], plan, arms, folder)
     report = {
         "format": FORMAT,
@@ -60,6 +68,7 @@ def build_report(folder: Path) -> dict[str, Any]:
         "cost": count_costs(_all_outcomes(folder / CELLS)),
         "retune": _describe_retune(file),
         "test": _tested(folder, plan),
+        "is_test_opened": (folder / TESTED).is_file(),
     }
     return {**report, "published": compare_published(report)}
 

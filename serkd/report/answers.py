@@ -47,6 +47,8 @@ def read_sweep(folder: Path) -> Swept:
     if not (folder / "sweep.json").is_file():
         raise InputError(f"{folder}: must be the folder of a sweep, it has no sweep.json")
     about = read_json(folder / "sweep.json")
+    if not {"space", "base"} <= about.keys():
+        raise InputError(f"{folder / 'sweep.json'}: must be what `serkd sweep` wrote")
     space = validate(Space, about["space"], "sweep.json")
     finished = [t for t in Ledger(folder / "ledger.jsonl").trials() if t["state"] == "finished"]
     if not finished:

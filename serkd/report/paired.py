@@ -120,7 +120,7 @@ def find_notes(found: Mapping[str, Any]) -> list[str]:
     if num_folds == 1:
         notes.append(
             "one fold: there is nothing to pair; verdicts rest on its speakers and say nothing "
-            "of the chance in training"
+            "of the chance in training; equivalent is said of each arm by itself"
         )
     elif smallest >= found["alpha"]:
         notes.append(

@@ -1,6 +1,5 @@
 """A row of a report, run again from nothing: what ``serkd reproduce`` does."""
 
-import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from serkd.corpora.folds import Fold, hash_folds
 from serkd.corpora.protocols import read_folds
-from serkd.devices import choose_device
+from serkd.devices import choose_device, describe_processor
 from serkd.errors import InputError, refuse
 from serkd.events import Observer
 from serkd.recipe import build_experiment
@@ -57,9 +56,10 @@ def reproduce_row(
     for known in cells:
         again = build_experiment(row["experiment"], {"seed": known["seed"]}, origin="cell")
         cell = Cell(again, known["fold"], report["stamp"]["model"])
-        found.append(_compare(report, known, _run(cell, by_name, storage, observer)))
+        now = _run(cell, by_name, storage, observer)
+        found.append(_compare(report, known, now))
     is_equal = all(cell["is_equal"] for cell in found)
-    notes = [] if is_equal else _differences(report["stamp"])
+    notes = [] if is_equal else _differences(report["stamp"], now["precision"])
     return {
         "row": number,
         "arm": row["name"],
@@ -73,7 +73,8 @@ def _read_report(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: must be a report.json, there is none")
     report = read_json(path)
-    if "stamp" not in report or "comparison" not in report:
+    needed = {"num_threads", "model", "machine", "versions", "corpus_hash", "folds_hash"}
+    if not needed <= report.get("stamp", {}).keys() or "arms" not in report.get("comparison", {}):
         raise InputError(f"{path}: must be the report.json of an ablation")
     return report
 
@@ -131,11 +132,14 @@ def _compare(
     }
 
 
-def _differences(stamp: Mapping[str, Any]) -> list[str]:
+def _differences(stamp: Mapping[str, Any], precision: str | None) -> list[str]:
     """What may explain that it did not come out the same."""
     notes = []
-    if (here := platform.processor() or platform.machine()) != stamp["machine"]:
+    if (here := describe_processor()) != stamp["machine"]:
         notes.append(f"the report is from {stamp['machine']}, this is {here}")
+    if precision is not None and precision not in stamp["precisions"]:
+        trained = ", ".join(stamp["precisions"])
+        notes.append(f"the report's students were trained in {trained}, this one in {precision}")
     for name, versions in stamp["versions"].items():
         if name != "git" and version(name) not in versions:
             notes.append(f"the report is of {name} {', '.join(versions)}, here is {version(name)}")

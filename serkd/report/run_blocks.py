@@ -86,6 +86,12 @@ def _percents(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(percent(row["metrics"][name]) for name in _METRICS)
 
 
+_UNSEEN = {
+    False: "The test split was not opened.",
+    True: "The test split was opened, but of other seeds or settings than the arms have now.",
+}
+
+
 def test_block(report: Report) -> Block:
     """The sealed evaluation of chosen arms."""
     test = report["test"]
@@ -93,6 +99,6 @@ def test_block(report: Report) -> Block:
     for row in test["arms"] if test else []:
         spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.1f}"
         rows.append((row["name"], f"{percent(row['mean'])}{spread}", *_percents(row)))
-    notes = tuple(test["look"].splitlines()) if test else ("The test split was not opened.",)
+    notes = tuple(test["look"].splitlines()) if test else (_UNSEEN[report["is_test_opened"]],)
     head = ("arm", "mean ± sd of folds", "WAR pooled", "UAR pooled", "WF1 pooled")
     return Block("test", "Sealed test, percent", head, tuple(rows), 1, notes)

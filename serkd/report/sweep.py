@@ -22,6 +22,7 @@ from serkd.search.space import Space
 from serkd.search.status import find_status
 from serkd.search.tuner import Sweep, open_sweep, run_sweep, sharing
 from serkd.storage.sync import synced
+from serkd.writable import check_folder
 
 _TELL_EVERY_S = 1.0
 
@@ -48,6 +49,7 @@ def start_sweep(
         InputError: the file or the cluster, another driver of the same sweep, or no consent.
         SweepError: all trials fail alike, or the disk is full.
     """
+    check_folder("--storage", storage)
     values = use_synthetic(values, storage, observer) if smoke else values
     space, base = read_space(path, values, smoke=smoke)
     if trials is not None:

@@ -16,6 +16,8 @@ from serkd.search.cells import Cell
 from serkd.search.footprint import measure_cost
 from serkd.search.ledger import Ledger
 from serkd.search.space import Resources
+from serkd.stages.catalogue import MODELS, STAGES
+from serkd.stages.graph import Graph
 from serkd.stages.store import StageStore
 
 
@@ -33,6 +35,9 @@ class Source(Protocol):
 
     def outcome(self, cell: Cell) -> dict[str, Any] | None:
         """See `read_outcome`; None while there is none."""
+
+    def key(self, cell: Cell) -> str:
+        """The content key of the cell's model, on the corpus as it is now."""
 
     def cost(self, experiment: Experiment) -> Mapping[str, float | None]:
         """See `measure_cost`; None where nothing is known."""
@@ -73,6 +78,9 @@ class Trained:
     def outcome(self, cell: Cell) -> dict[str, Any] | None:
         fold, labels = self.folds[cell.fold], self.labels[cell.fold]
         return read_outcome(cell, fold, self.store, labels)
+
+    def key(self, cell: Cell) -> str:
+        return Graph(STAGES, cell.experiment, self.folds[cell.fold]).key(MODELS[cell.model])
 
     def cost(self, experiment: Experiment) -> Mapping[str, float | None]:
         if self.model != "student":

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from serkd.config import PositiveInt
+from serkd.config import PositiveInt, Seed
 from serkd.errors import InputError
 from serkd.search.dimension import Dimension
 from serkd.search.space import FoldNames, Resources
@@ -34,7 +34,7 @@ class Retune(Section):
     trials: PositiveInt = Field(8, description="in each arm; 1 = its own settings only")
     space: dict[str, Dimension] = Field(min_length=1)
     folds: tuple[str, ...] | None = Field(None, min_length=1, description="null = the first")
-    seed: int = Field(1_000, ge=0, le=2**32 - 1, description="of the trials, not of the arms")
+    seed: Seed = Field(1_000, description="of the trials, not of the arms")
 
     @model_validator(mode="after")
     def _unconditional(self) -> "Retune":
@@ -49,7 +49,7 @@ class Smoke(Section):
     base: str = "../jobs/recipes/quickstart.yaml"
     set: Settings = Field(default_factory=dict, description="laid over every arm")
     folds: tuple[str, ...] = Field(("1", "2"), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     trials: PositiveInt = Field(1, description="of retune")
 
 
@@ -78,7 +78,7 @@ class Ablation(Section):
         None, description="list and factorial: the arm to compare with; null = the base itself"
     )
     folds: FoldNames = Field("all", min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     model: Literal["student", "teacher"] = "student"
     metric: Literal["uar", "war", "wf1"] = "uar"
     margin: float = Field(0.01, gt=0.0, lt=1.0, description="differences below are of no interest")
@@ -154,9 +154,6 @@ def _list_problems(file: Ablation) -> Iterator[str]:
         values = getattr(file, what)
         if values != "all" and len(set(values)) < len(values):
             yield f"{what} must not repeat a value, got {list(values)}"
-    for seed in file.seeds:
-        if not 0 <= seed < 2**32:
-            yield f"seeds must be 0 to 2^32 - 1, got {seed}"
     for name in (*file.components, *file.factors, *file.arms):
         if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
             yield f"names must be printable, of 1 to {MAX_NAME} characters, got {name!r}"
@@ -168,7 +165,10 @@ def read_ablation(path: Path) -> Ablation:
     Raises:
         InputError: not YAML, unknown keys, or sections that do not go together.
     """
-    return validate(Ablation, read_yaml(path), str(path))
+    data = read_yaml(path)
+    if "space" in data and "design" not in data:
+        raise InputError(f"{path}: must be an ablation, this is a search space: `serkd sweep`")
+    return validate(Ablation, data, str(path))
 
 
 def is_ablation(path: Path) -> bool:
@@ -204,6 +204,8 @@ def overlay_problems(file: Ablation) -> Iterator[str]:
     keys = {name: {key for one in group for key in one} for name, group in groups.items()}
     for name, own in keys.items():
         for key in sorted(own):
+            if name == "retune.space" and key.startswith("train."):
+                yield f"{name}: must not set {key}, which changes no result"
             if key == "seed" or key.startswith(("protocol.", "corpus.manifest", "corpus.more_")):
                 yield f"{name}: must not set {key}, all arms have the same folds and seeds"
     yield from _overlaps(keys, is_list=file.design == "list")

@@ -49,8 +49,12 @@ def _plain_kd(experiment: Experiment) -> Changes:
 
 
 def _random_teacher(experiment: Experiment) -> Changes:
-    """The recipe with a teacher that was never trained (Sarnthein et al., arXiv 2302.12091)."""
-    return {"distill.teacher": "random"} if experiment.asks_teacher else {}
+    """The recipe with a teacher that was never trained (Sarnthein et al., arXiv 2302.12091).
+
+    Nor is it by the quiz: without meta-knowledge.
+    """
+    fixed = {} if experiment.meta.order == "off" else {"meta.order": "off"}
+    return {"distill.teacher": "random", **fixed} if experiment.asks_teacher else {}
 
 
 def _twice_as_long(experiment: Experiment) -> Changes:

@@ -54,12 +54,18 @@ class _Draft:
 
 @dataclass(frozen=True)
 class Study:
-    """A file, its base and its arms, the reference first."""
+    """A file, its base and its arms, the reference first.
+
+    `arms` are those that are asked for now, of the file's `all_arms`; `is_part` says that only some
+    arms or other seeds are.
+    """
 
     name: str
     file: Ablation
     base: Experiment
     arms: tuple[Arm, ...]
+    all_arms: tuple[Arm, ...]
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ def read_study(
     file = read_ablation(path)
     small = file.smoke.set if is_smoke else {}
     file = make_smoke(file) if is_smoke else file
+    if "seed" in {**file.set, **small, **values}:
+        raise InputError(f"{path}: seed must not be set, give seeds: every arm is run with each")
     data = _read_base(file, path.parent, find_best)
     base = build_experiment(data, {**file.set, **small, **values}, origin=str(path))
     name = f"{path.stem}-smoke" if is_smoke else path.stem
@@ -100,7 +108,8 @@ def read_study(
         file = validate(Ablation, data, "--seeds")
     fixed = {**small, **values} if is_smoke else {}
     study = build_study(name, file, base, fixed, origin=str(path))
-    return replace(study, arms=tuple(_choose_arms(study.arms, wanted.arms)))
+    chosen = tuple(_choose_arms(study.arms, wanted.arms))
+    return replace(study, arms=chosen, is_part=wanted != ALL)
 
 
 def _choose_arms(arms: Sequence[Arm], wanted: Sequence[str]) -> Iterator[Arm]:
@@ -129,7 +138,14 @@ def build_study(
     arms, problems = _build_arms(base, drafts, fixed)
     if file.controls and not problems:
         reference = _reference_first(file, arms, origin)[0]
-        more, problems = _build_arms(base, _draft_controls(reference), {})
+        controls = _draft_controls(reference)
+        more, problems = _build_arms(base, controls, {})
+        searched = set(file.retune.space if file.retune else ())
+        problems += [
+            f"retune.space and {draft.name} must not both set {key}"
+            for draft in controls
+            for key in sorted(searched & {*draft.settings})
+        ]
         arms += more
     count = Counter(arm.name for arm in arms)
     problems += [
@@ -138,8 +154,11 @@ def build_study(
         if number > 1
     ]
     refuse([f"{origin}: {problem}" for problem in (*problems, *_retune_problems(file, arms))])
-    arms = _reference_first(file, arms, origin)
-    return Study(name, file, base, tuple(_collapse(arms, file.model)))
+    different = tuple(_collapse(_reference_first(file, arms, origin), file.model))
+    if len(different) == 1:
+        names = ", ".join(map(repr, (different[0].name, *different[0].also)))
+        raise InputError(f"{origin}: must have two arms that differ, {names} are one experiment")
+    return Study(name, file, base, different, different)
 
 
 def _read_base(

@@ -32,7 +32,10 @@ def read_space(
         InputError: unknown keys, illegal values anywhere in a range, a `when` that names a key
             which is not searched before, or a constraint that cannot be computed.
     """
-    space = validate(Space, read_yaml(path), str(path))
+    content = read_yaml(path)
+    if "design" in content:
+        raise InputError(f"{path}: must be a search space, this is an ablation: `serkd ablate`")
+    space = validate(Space, content, str(path))
     if smoke:
         space = reduce_space(space, str(path))
     data = read_yaml(path.parent / space.base)

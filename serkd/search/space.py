@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from serkd.config.fit import PositiveFloat, PositiveInt
+from serkd.config.fit import PositiveFloat, PositiveInt, Seed
 from serkd.search.dimension import Dimension
 from serkd.section import Section
 
@@ -118,7 +118,7 @@ class Space(Section):
     folds: FoldNames = Field(
         ("1",), description="names of folds, or all; a trial's value is the mean over them"
     )
-    seeds: tuple[int, ...] | None = Field(
+    seeds: tuple[Seed, ...] | None = Field(
         None, description="of every trial, on every fold; null = the base's seed"
     )
     budget: Budget = Budget()

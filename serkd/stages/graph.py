@@ -19,13 +19,13 @@ from serkd.features.quarantine import QuarantineError
 from serkd.memory import give_back_memory
 from serkd.stages.check import (
     find_adapter_problems,
+    find_contrast_problems,
     find_fold_problems,
     find_input_problems,
-    find_contrast_problems,
     find_kd_problems,
-    find_share_problems,
     find_layer_problems,
     find_quiz_problems,
+    find_share_problems,
     find_vote_problems,
 )
 from serkd.stages.context import Compute, Context, Ref, Stage

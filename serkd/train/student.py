@@ -78,9 +78,8 @@ class StudentTask(Task):
             self.model.classifier.in_features,
             None if self.teacher is None else self.teacher.embedding.shape[1],
         ).to(self.device)
-        self.hint_knee = distill.hint_knee
-        if self.hint_knee is None:
-            self.hint_knee = _LIVE_KNEE if meta.has_live_layers else 0.0
+        knee = _LIVE_KNEE if meta.has_live_layers else 0.0
+        self.hint_knee = knee if distill.hint_knee is None else distill.hint_knee
         self.lesson: Lesson | None = None
         if meta.order != "off":
             assert teacher is not None

@@ -47,6 +47,7 @@ class Planted:
     computed: list[str] = field(default_factory=list)
     stop_after: int | None = None
     stop_with: type[BaseException] = KeyboardInterrupt
+    knows_computed: bool = False  # and has no other outcome
 
     def compute(self, cells: Sequence[Cell], arms: Mapping[str, str]) -> None:
         assert all(cell.name in arms for cell in cells)
@@ -57,7 +58,9 @@ class Planted:
                 raise self.stop_with
             self.computed.append(cell.name)
 
-    def outcome(self, cell: Cell) -> dict[str, Any]:
+    def outcome(self, cell: Cell) -> dict[str, Any] | None:
+        if self.knows_computed and cell.name not in self.computed:
+            return None
         data = cell.experiment.model_dump(mode="json")
         worth = sum(
             effect
@@ -85,8 +88,11 @@ class Planted:
                 {"epoch": e, "dev_uar": skill * (1 - 0.5**e), "loss": 0.5**e} for e in range(1, 11)
             ],
             "max_epochs": 10,
-            "stages": [["student", cell.name, 1.0]],
+            "stages": [["student", self.key(cell), 1.0]],
         }
+
+    def key(self, cell: Cell) -> str:
+        return f"{self.name}/{cell.name}"
 
     def cost(self, experiment: Experiment) -> dict[str, float | None]:
         width = experiment.student.shape.width

@@ -78,10 +78,9 @@ def test_cells_are_trials_that_share_stages_and_failed_ones_are_tried_again(
     status = open_look(folder, storage).status
     assert (status.counts["finished"], status.counts["failed"], status.total) == (8, 4, 12)
 
-    # some of it is told of what is there, and nothing is run
+    # a part of it that is there: nothing is run, and the report is of all that was asked for
     some, _ = start_ablation(path, {}, storage, Observer(), wanted=Wanted(("taught",), (1,)))
-    assert (some["num_cells"], some["num_done"]) == (4, 4)
-    assert [arm["name"] for arm in some["comparison"]["arms"]] == ["labels", "taught"]
+    assert some["comparison"]["arms"] == report["comparison"]["arms"]
     assert Counter(r["event"] for r in ledger.read())["finished"] == 8
 
 

@@ -53,6 +53,14 @@ def test_chosen_arms_and_seeds_are_planned_alone_and_unknown_ones_refused(
         code, out = plan(*options)
         assert code
         assert message in out
+    arms["some"] = {"distill.alpha": 0.4, "curriculum.full_at": 0.2}
+    (tmp_path / "idle.yaml").write_text(json.dumps({**ablation, "arms": arms}), encoding="utf-8")
+    assert json.loads(plan(file="idle.yaml")[1])["warnings"] == [
+        "arm 'some': curriculum.full_at has no effect unless curriculum.pacing is not 'none' and "
+        "curriculum.start_share below 1"
+    ]
+    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "idle.yaml")])
+    assert "warning: arm 'some': curriculum.full_at has no effect" in shown.stdout
     space = {"base": str(tiny_recipe), "space": {"distill.alpha": {"choice": [0.0, 0.5]}}}
     (tmp_path / "space.yaml").write_text(json.dumps(space), encoding="utf-8")
     code, out = plan("--seeds", "1", file="space.yaml")

@@ -28,6 +28,7 @@ PARTS = {
     "contrast": {"on": {"distill.supcon_weight": 0.2}, "off": {"distill.supcon_weight": 0.0}},
     "pacing": {"on": {"curriculum.pacing": "root"}, "off": {"curriculum.pacing": "none"}},
 }
+ONE = {"design": "list", "arms": {"a": {"student.depth": 2}}}
 FACTORS = {"distill.alpha": [0.0, 0.5, 0.9], "student.depth": [2, 4]}
 
 
@@ -234,6 +235,25 @@ def test_the_best_trial_is_whole_and_the_first_of_equals() -> None:
             "arms must have different names, 'control plain_kd' is there 2 times",
         ),
         ({"design": "list", "arms": {"a\nb": {}}}, "printable"),
+        (
+            {"design": "list", "arms": {"a": {}, "b": {"train.cache_gb": 2.0}}},
+            "must have two arms that differ, 'reference', 'a', 'b' are one experiment",
+        ),
+        ({**ONE, "set": {"seed": 5}}, "seed must not be set, give seeds"),
+        ({**ONE, "seeds": [-1]}, r"seeds.0: must be greater than or equal to 0, got -1"),
+        ({**ONE, "seeds": [2**32]}, "seeds.0: must be less than or equal to 4294967295"),
+        (
+            {
+                **ONE,
+                "controls": True,
+                "retune": {"space": {"student.fit.epochs": {"int": [5, 9]}}},
+            },
+            "retune.space and control twice_as_long must not both set student.fit.epochs",
+        ),
+        (
+            {**ONE, "retune": {"space": {"train.cache_gb": {"float": [1.0, 9.0]}}}},
+            "retune.space: must not set train.cache_gb, which changes no result",
+        ),
         ({"design": "list", "arms": {"a": {}}, "reference": "b"}, "must be one of a, got 'b'"),
         ({"design": "list", "arms": {"a": {}}, "seeds": [1, 1]}, "must not repeat"),
         ({"design": "loco", "components": {**PARTS, "again": PARTS["kd"]}}, "must not both set"),

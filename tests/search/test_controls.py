@@ -58,7 +58,7 @@ def test_controls_change_what_they_are_for_and_nothing_else() -> None:
         "cross_entropy": {**alone, "distill.alpha": 0.0, "distill.label_smoothing": 0.0},
         "label_smoothing": {**alone, "distill.alpha": 0.0},  # the recipe's own amount
         "plain_kd": {**alone, "distill.kd": "kl", "distill.label_smoothing": 0.0},
-        "random_teacher": {"distill.teacher": "random"},
+        "random_teacher": {"distill.teacher": "random", "meta.order": "off"},
         "twice_as_long": {"student.fit.epochs": 18},
     }
     assert all(control.same_as is None for control in build_controls(recipe))
