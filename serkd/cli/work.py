@@ -147,9 +147,11 @@ def _run_with_controls(
         )
     if as_json:
         print(json.dumps({**results, "controls": controls}))
-        return
-    print_run(console, results, folder, as_json=False)
-    print_controls(console, controls, folder)
+    else:
+        print_run(console, results, folder, as_json=False)
+        print_controls(console, controls, folder)
+    if any(control["failed"] for control in controls["controls"]):
+        raise typer.Exit(1)
 
 
 def teacher(

@@ -33,18 +33,22 @@ def run_with_controls(
     """Run an experiment, then each control that is not the same as one before it.
 
     Returns the experiment's results, the comparison of the students and the experiment's folder.
-    Every control has a run's folder of its own; the comparison is written as controls.json.
+    Every control has a run's folder of its own; the comparison is written as controls.json. One
+    whose loss is not finite has `failed` with the reason and no folder, and the others go on.
 
     Raises:
         InputError: the experiment or a control cannot be run.
+        FloatingPointError: the experiment's own loss is not finite.
     """
     controls = build_controls(experiment)  # all are legal before any is run
     results, folder = run_experiment(
         experiment, fold_choice, storage, name, observer, tuple(MODELS)
     )
-    folders = {RECIPE: folder}
+    folders, failed = {RECIPE: folder}, {}
     for control in controls:
-        if control.same_as is None:
+        if control.same_as is not None:
+            continue
+        try:
             _, folders[control.name] = run_experiment(
                 control.experiment,
                 fold_choice,
@@ -53,15 +57,19 @@ def run_with_controls(
                 _Computing(observer, control.name),
                 find_models(control.experiment),
             )
+        except FloatingPointError as error:
+            failed[control.name] = str(error)
     found = {
         "controls": [
             {
                 "name": control.name,
                 "changes": control.changes,
                 "same_as": control.same_as,
-                "run": str(folders[control.same_as or control.name]),
+                "run": None if name in failed else str(folders[name]),
+                "failed": failed.get(name),
             }
             for control in controls
+            for name in [control.same_as or control.name]
         ],
         "comparison": _compare(folders),
     }
@@ -89,5 +97,6 @@ def print_controls(console: Console, found: dict[str, Any], folder: Path) -> Non
             )
     for control in found["controls"]:
         if control["same_as"] is None:
-            console.print(f"{control['name']:<15} {control['run']}", soft_wrap=True)
+            what = control["run"] or f"failed: {control['failed']}"
+            console.print(Text(f"{control['name']:<15} {what}"), soft_wrap=True)
     console.print(f"controls     {folder / 'controls.json'}", soft_wrap=True)

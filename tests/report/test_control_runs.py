@@ -14,6 +14,7 @@ from serkd.config import Experiment
 from serkd.errors import InputError
 from serkd.events import Observer
 from serkd.recipe import build_experiment
+from serkd.report import controls as controls_module
 from serkd.report.compare import compare_runs
 from serkd.report.controls import print_controls, run_with_controls
 from serkd.report.export import export_teacher
@@ -135,3 +136,32 @@ def test_a_random_teacher_that_nobody_asks_is_refused(
     assert ended.value.code == 2
     assert "distill.teacher must be 'trained' when the student asks no" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+def test_a_control_that_diverges_takes_no_other_with_it(
+    done: tuple[dict[str, Any], dict[str, Any], Path],
+    tiny: Experiment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that is stored is read; one control's training ends in NaN."""
+    storage = done[2].parent.parent
+    recipe = build_experiment(tiny.model_dump(mode="json"), {"distill.supcon_weight": 0.0})
+    run_whole = controls_module.run_experiment
+
+    def run(experiment: Experiment, *others: Any) -> Any:  # noqa: ANN401
+        if experiment.distill.label_smoothing:
+            raise FloatingPointError("student: loss and gradient must be finite")
+        return run_whole(experiment, *others)
+
+    monkeypatch.setattr(controls_module, "run_experiment", run)
+    monkeypatch.setattr("serkd.report.run.start_compute", lambda *given: Compute())
+    _, found, folder = run_with_controls(recipe, "1", storage, "tiny", Observer())
+    lost = {control["name"]: control["failed"] for control in found["controls"]}
+    assert lost.pop("label_smoothing") == "student: loss and gradient must be finite"
+    assert not any(lost.values())
+    assert json.loads((folder / "controls.json").read_text()) == found
+    names = [arm["name"] for arm in found["comparison"]["arms"]]
+    assert names == [name for name in RUNS if name != "label_smoothing"]
+    out = io.StringIO()
+    print_controls(Console(file=out, width=200), found, folder)
+    assert "label_smoothing failed: student: loss" in out.getvalue()
