@@ -55,7 +55,7 @@ circle.front { fill: var(--fill); } circle.behind { fill: var(--paper); stroke: 
 figcaption { overflow-wrap: anywhere; } figcaption ol { margin: .2rem 0; padding-left: 1.4rem; }
 #arms th, #arms td { padding: .25rem .45rem; }
 .matrices { grid-template-columns: repeat(auto-fill,
-  minmax(min(100%, calc(6rem + var(--classes) * 2.5rem)), 1fr)); }
+  minmax(min(100%, calc(6rem + var(--classes) * 3rem)), 1fr)); }
 .matrix td, .matrix th { padding: .15rem .4rem; font-size: .8rem; }
 """
 )
