@@ -179,9 +179,7 @@ def test_what_is_imported_is_declared() -> None:
     """The tests' own tools are there when tests run, and not where users run serkd."""
     distributions = packages_distributions()
     for path in MODULES:
-        extras = {"video", "export", "aws"} | (
-            {"bench"} if _package(_name(path)) == "bench" else set()
-        )
+        extras = {"video", "aws"} | ({"bench"} if _package(_name(path)) == "bench" else set())
         declared = _declared(extras)
         for name in {imported.partition(".")[0] for imported in _imports(path)}:
             if name in sys.stdlib_module_names or name == "serkd" or name not in distributions:

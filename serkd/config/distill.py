@@ -47,6 +47,13 @@ class Distill(Section):
         "augmentation and dropout the two are the same)",
     )
 
+    def choose_knee(self, *, is_live: bool) -> float:
+        """Of the hint, from a teacher whose layers learn or a fixed one.
+
+        1 is smooth L1 as Girshick's (arXiv 1504.08083), 0 plain L1.
+        """
+        return float(is_live) if self.hint_knee is None else self.hint_knee
+
     @model_validator(mode="after")
     def _says_something(self) -> "Distill":
         if self.kd == "dkd" and self.dkd_target_weight == self.dkd_other_weight == 0:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,17 @@ def _hash_files(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in paths:
         if path.is_file():
-            with path.open("rb") as file:
-                total.update(path.name.encode())
-                total.update(hashlib.file_digest(file, "sha256").digest())
+            about = path.stat()
+            total.update(path.name.encode())
+            total.update(_hash_file(path.resolve(), about.st_size, about.st_mtime_ns))
     return total.hexdigest()
+
+
+@lru_cache
+def _hash_file(path: Path, size: int, time_ns: int) -> bytes:
+    """Read once as long as its size and time are the same: an ablation asks for each cell."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def load_encoder(backbone: Backbone) -> nn.Module:

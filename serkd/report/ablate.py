@@ -8,14 +8,19 @@ from typing import Any, cast
 import numpy as np
 
 from serkd.config import Experiment
-from serkd.corpora.folds import Fold, hash_folds
 from serkd.corpora.protocols import read_folds
-from serkd.devices import describe_processor
 from serkd.errors import SweepError
 from serkd.events import Observer
 from serkd.files import write_json
 from serkd.recipe import build_experiment
 from serkd.report.answer import CELLS, PLAN, read_plan, write_report
+from serkd.report.asked import (
+    add_earlier,
+    describe_data,
+    describe_study,
+    is_of_corpus,
+    planned_cells,
+)
 from serkd.report.builtin import use_synthetic
 from serkd.report.results import read_json
 from serkd.report.run import describe_folds
@@ -30,7 +35,6 @@ from serkd.search.cells import (
     tuning_cells,
     tuning_settings,
     unique_cells,
-    with_seed,
     with_settings,
 )
 from serkd.search.designs import ALL, Arm, Study, Wanted, read_study
@@ -82,22 +86,14 @@ def refresh_report(folder: Path) -> dict[str, Any]:
         InputError: not the folder of an ablation.
     """
     plan = read_plan(folder)
-    cells = list(_planned_cells(plan))
-    experiment = cells[0].experiment
-    folds = read_folds(experiment.corpus, experiment.protocol)
+    first = build_experiment(plan["arms"][0]["experiment"], {}, origin=str(folder))
+    folds = read_folds(first.corpus, first.protocol)
     source = Trained(folder, folds, plan["file"]["model"], Resources(), Observer())
     with synced(folder):
         # of a corpus that was prepared anew since there is nothing yet
-        if _data_stamp(plan) == _data_stamp(describe_corpus(folds)):
-            collect(folder, cells, source)
+        if is_of_corpus(plan, folds):
+            collect(folder, list(planned_cells(plan)), source)
         return write_report(folder)
-
-
-def _planned_cells(plan: Mapping[str, Any]) -> Iterator[Cell]:
-    for arm in plan["arms"]:
-        experiment = build_experiment(arm["experiment"], {}, origin=arm["name"])
-        for fold, seed, _ in arm["cells"]:
-            yield Cell(with_seed(experiment, seed), fold, plan["file"]["model"])
 
 
 def open_study(
@@ -115,33 +111,6 @@ def ablation_folder(study: Study, storage: Path) -> Path:
     """The same file and base have the same folder, whatever arms, folds and seeds are in it."""
     asked = {"base": experiment_key(study.base, study.file.model), "model": study.file.model}
     return storage / "sweeps" / f"{study.name}-{compute_key(asked)[:8]}"
-
-
-def describe_data(study: Study, folds: Sequence[Fold]) -> dict[str, Any]:
-    """The protocol stamp: what the numbers are of."""
-    return {
-        **describe_corpus(folds),
-        "protocol": study.base.protocol.name,
-        "machine": describe_processor(),
-    }
-
-
-def describe_corpus(folds: Sequence[Fold]) -> dict[str, Any]:
-    """Its utterances and how they are divided."""
-    manifest = folds[0].manifest
-    return {
-        "corpora": sorted({row.corpus for row in manifest.utterances}),
-        "class_names": list(manifest.class_names),
-        "num_utterances": len(manifest.utterances),
-        "all_folds": [fold.name for fold in folds],
-        "corpus_hash": manifest.audio_hash,
-        "folds_hash": hash_folds(folds),
-        "shares_speakers": any(fold.shares_speakers for fold in folds),
-    }
-
-
-def _data_stamp(facts: Mapping[str, Any]) -> tuple[str, str]:
-    return facts["corpus_hash"], facts["folds_hash"]
 
 
 def _command(
@@ -165,11 +134,13 @@ def run_study(
     experiments = [with_settings(arm.experiment, tuned[arm.name]) for arm in study.arms]
     seeds, model = study.file.seeds, study.file.model
     groups = [arm_cells(experiment, folds, seeds, model) for experiment in experiments]
-    described = _describe(study, facts, folds, experiments, tuned, groups)
+    described = describe_study(study, facts, folds, experiments, tuned, groups)
+    described["tuning_cells"] = sorted({cell.name for cell in _tuning(study, folds)})
     for arm, experiment in zip(described["arms"], experiments, strict=True):
         arm |= _cost(folder, experiment, source)
-    plan = _add_earlier(folder, study, described) if study.is_part else described
+    plan = add_earlier(folder, study, described) if study.is_part else described
     write_json(folder / PLAN, plan)
+    discard_stale(folder, planned_cells(plan), source)
     cells = unique_cells(groups)
     try:
         source.compute(cells, _name_arms(study.arms, (group.values() for group in groups)))
@@ -177,37 +148,6 @@ def run_study(
         _report(folder, plan, source)
         raise
     return _report(folder, plan, source)
-
-
-def _add_earlier(folder: Path, study: Study, plan: dict[str, Any]) -> dict[str, Any]:
-    """With `--arm` and `--seeds`, what was asked for before is a part of the report all the same.
-
-    As long as the file has the arm, with the same settings, and the corpus is the same: Holm's
-    correction only grows by asking for arms one after the other.
-    """
-    earlier = read_plan(folder) if (folder / PLAN).is_file() else None
-    if earlier is None or _data_stamp(earlier) != _data_stamp(plan):
-        return plan
-    now = {arm["name"]: arm for arm in plan["arms"]}
-    before = {arm["name"]: arm for arm in earlier["arms"]}
-    arms = []
-    for arm in study.all_arms:
-        new, old = now.get(arm.name), before.get(arm.name)
-        if old is not None:
-            kept = with_settings(arm.experiment, old["tuned"]).model_dump(mode="json")
-            old = old if (new["experiment"] if new else kept) == old["experiment"] else None
-        if new or old:
-            cells = [
-                cell
-                for each in (old, new)
-                for cell in (each["cells"] if each else ())
-                if cell[0] in plan["folds"]
-            ]
-            unique = {(fold, seed): name for fold, seed, name in cells}
-            order = sorted(unique, key=lambda pair: (pair[1], plan["folds"].index(pair[0])))
-            arms.append({**(new or old or {}), "cells": [[*pair, unique[pair]] for pair in order]})
-    seeds = sorted({seed for arm in arms for _, seed, _ in arm["cells"]})
-    return {**plan, "arms": arms, "file": {**plan["file"], "seeds": seeds}}
 
 
 def _name_arms(arms: Sequence[Arm], cells: Iterable[Iterable[Cell]]) -> dict[str, str]:
@@ -221,28 +161,28 @@ def _name_arms(arms: Sequence[Arm], cells: Iterable[Iterable[Cell]]) -> dict[str
 
 def _report(folder: Path, plan: Mapping[str, Any], source: Source) -> dict[str, Any]:
     with synced(folder):
-        collect(folder, list(_planned_cells(plan)), source)
+        collect(folder, list(planned_cells(plan)), source)
         return write_report(folder)
 
 
 def collect(folder: Path, cells: Sequence[Cell], source: Source) -> None:
-    """Write down the outcomes that are there and were not written before.
+    """Write down the outcomes that are there and were not written before."""
+    for cell in cells:
+        path = folder / CELLS / f"{cell.name}.json"
+        if not path.is_file() and (outcome := source.outcome(cell)) is not None:
+            write_json(path, outcome)
 
-    One of another model goes: a corpus that was prepared anew, or a stage whose computation has
-    changed, has the same name.
+
+def discard_stale(folder: Path, cells: Iterable[Cell], source: Source) -> None:
+    """Delete outcomes of other models than the cells have now, before they are trained anew.
+
+    A corpus that was prepared anew, and a stage whose computation has changed, leave a cell its
+    name.
     """
     for cell in cells:
         path = folder / CELLS / f"{cell.name}.json"
-        if path.is_file() and _is_of(read_json(path), source.key(cell)):
-            continue
-        if (outcome := source.outcome(cell)) is not None:
-            write_json(path, outcome)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _is_of(outcome: Mapping[str, Any], key: str) -> bool:
-    return any(key == each for _, each, _ in outcome["stages"])
+        if path.is_file() and read_json(path)["stages"][-1][1] != source.key(cell):
+            path.unlink()
 
 
 def _cost(folder: Path, experiment: Experiment, source: Source) -> dict[str, float | None]:
@@ -266,11 +206,21 @@ def _tune(
     trials = {arm.name: tuning_cells(arm, retune, folds, study.file.model) for arm in study.arms}
     groups = [[cell for trial in trials[arm.name] for cell in trial] for arm in study.arms]
     every = {cell.name: cell for group in groups for cell in group}
+    discard_stale(folder, every.values(), source)
     source.compute(list(every.values()), _name_arms(study.arms, groups))
     collect(folder, list(every.values()), source)
     settings = tuning_settings(retune)
     chosen = {name: best_trial(_values(study, folder, arm)) for name, arm in trials.items()}
     return {name: settings[number or 0] for name, number in chosen.items()}
+
+
+def _tuning(study: Study, folds: Sequence[str]) -> Iterator[Cell]:
+    """The cells of all trials of all arms."""
+    retune = study.file.retune
+    for arm in study.arms if retune else ():
+        assert retune is not None
+        for trial in tuning_cells(arm, retune, folds, study.file.model):
+            yield from trial
 
 
 def _values(
@@ -284,43 +234,3 @@ def _values(
         return float(confusion_metric(counts, study.file.metric))
 
     return [[value(cell) for cell in trial] for trial in trials]
-
-
-def _describe(
-    study: Study,
-    facts: Mapping[str, Any],
-    folds: Sequence[str],
-    experiments: Sequence[Experiment],
-    tuned: Mapping[str, Mapping[str, Any]],
-    groups: Sequence[Mapping[tuple[str, int], Cell]],
-) -> dict[str, Any]:
-    """All that a report needs to know of the plan."""
-    rows = zip(study.arms, experiments, groups, strict=True)
-    return {
-        "name": study.name,
-        "file": study.file.model_dump(mode="json"),
-        **facts,
-        "folds": list(folds),
-        "num_arms_of_file": len(study.all_arms),
-        "arms": [
-            _describe_arm(arm, experiment, tuned[arm.name], cells)
-            for arm, experiment, cells in rows
-        ],
-    }
-
-
-def _describe_arm(
-    arm: Arm,
-    experiment: Experiment,
-    tuned: Mapping[str, Any],
-    cells: Mapping[tuple[str, int], Cell],
-) -> dict[str, Any]:
-    return {
-        "name": arm.name,
-        "also": list(arm.also),
-        "settings": arm.settings,
-        "levels": dict(arm.levels),
-        "tuned": dict(tuned),
-        "experiment": experiment.model_dump(mode="json"),
-        "cells": [[fold, seed, cell.name] for (fold, seed), cell in cells.items()],
-    }

@@ -1,7 +1,7 @@
 """An ablation's answer: one JSON, from which every page, table and figure is made."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     if not (folder / PLAN).is_file():
         raise InputError(f"{folder}: must be a folder that `serkd ablate` made")
     plan = read_json(folder / PLAN)
-    if not {"file", "arms", "folds", "num_arms_of_file"} <= plan.keys():
+    if not {"file", "arms", "folds", "tuning_cells"} <= plan.keys():
         raise InputError(f"{folder / PLAN}: must be of this version of serkd; ablate again")
     return plan
 
@@ -65,15 +65,32 @@ def build_report(folder: Path) -> dict[str, Any]:
         "pareto": find_pareto(found["arms"]),
         "training": describe_training(arms),
         "failures": group_failures(Ledger(folder / "ledger.jsonl").replay(), planned - done),
-        "cost": count_costs(_all_outcomes(folder / CELLS)),
+        "cost": count_costs(_read_outcomes(folder / CELLS, planned | {*plan["tuning_cells"]})),
         "retune": _describe_retune(file),
-        "test": _tested(folder, plan),
+        "test": _tested(folder, plan, arms),
         "is_test_opened": (folder / TESTED).is_file(),
     }
     return {**report, "published": compare_published(report)}
 
 
-def _tested(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+def describe_opened(
+    plan: Mapping[str, Any], arm: str, outcomes: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Which models an arm's are, and of which corpus: those that a look at test was at."""
+    (cells,) = (each["cells"] for each in plan["arms"] if each["name"] == arm)
+    known = [(fold, seed, outcomes.get((fold, seed))) for fold, seed, _ in cells]
+    return {
+        "corpus_hash": plan["corpus_hash"],
+        "folds_hash": plan["folds_hash"],
+        "models": [[fold, seed, one and one["stages"][-1][1]] for fold, seed, one in known],
+    }
+
+
+def _tested(
+    folder: Path,
+    plan: Mapping[str, Any],
+    arms: Mapping[str, Mapping[tuple[str, int], Mapping[str, Any]]],
+) -> dict[str, Any] | None:
     """What was seen of the test split, of arms that are still what they were then.
 
     Without the reference, against which the others were held, of none.
@@ -81,7 +98,7 @@ def _tested(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
     if not (folder / TESTED).is_file():
         return None
     seen = read_json(folder / TESTED)
-    now = {arm["name"]: arm["cells"] for arm in plan["arms"]}
+    now = {name: describe_opened(plan, name, outcomes) for name, outcomes in arms.items()}
     rows = [row for row in seen["arms"] if now.get(row["name"]) == seen["opened"][row["name"]]]
     return {**seen, "arms": rows} if rows[:1] == seen["arms"][:1] else None
 
@@ -94,9 +111,9 @@ def _outcomes(cells: Path, arm: Mapping[str, Any]) -> dict[tuple[str, int], dict
     return found
 
 
-def _all_outcomes(cells: Path) -> list[dict[str, Any]]:
-    """Those of tuning too: they cost as much."""
-    return [read_json(path) for path in sorted(cells.glob("*.json"))]
+def _read_outcomes(cells: Path, names: Collection[str]) -> list[dict[str, Any]]:
+    """Those that are there."""
+    return [read_json(path) for path in sorted(cells.glob("*.json")) if path.stem in names]
 
 
 def _add_arms(

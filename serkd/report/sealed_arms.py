@@ -10,8 +10,9 @@ from serkd.corpora.seal import open_seal
 from serkd.errors import InputError
 from serkd.files import write_json
 from serkd.recipe import build_experiment
-from serkd.report.answer import PLAN, TESTED, read_plan, write_report
+from serkd.report.answer import PLAN, TESTED, describe_opened, read_plan, write_report
 from serkd.report.arm_table import compare_arms
+from serkd.report.asked import is_of_corpus
 from serkd.report.outcome import read_outcome
 from serkd.search.cells import Cell
 from serkd.stages.catalogue import MODELS, STAGES
@@ -47,7 +48,10 @@ def _open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     store = StageStore(storage)
     arms = {arm["name"]: _cells(plan, arm) for arm in chosen}
     experiment = next(iter(next(iter(arms.values())).values())).experiment
-    all_folds = {fold.name: fold for fold in read_folds(experiment.corpus, experiment.protocol)}
+    every = read_folds(experiment.corpus, experiment.protocol)
+    if not is_of_corpus(plan, every):
+        raise InputError(f"{folder}: must be of the corpus as it is now; run `serkd ablate` again")
+    all_folds = {fold.name: fold for fold in every}
     folds = [all_folds[name] for name in plan["folds"]]
     keys = _find_keys(arms, all_folds, store, folder)
     emotions, look = open_seal(
@@ -69,7 +73,7 @@ def _open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         for name, cells in arms.items()
     }
     found = compare_arms(plan, outcomes, "test")
-    opened = {arm["name"]: arm["cells"] for arm in chosen}
+    opened = {name: describe_opened(plan, name, outcomes[name]) for name in arms}
     seen = {"opened": opened, "look": look.text, "look_digest": look.digest}
     write_json(folder / TESTED, {**found, **seen})
     return write_report(folder)

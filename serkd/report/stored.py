@@ -13,6 +13,7 @@ from serkd.errors import InputError
 from serkd.recipe import build_experiment
 from serkd.report.answer import PLAN, read_plan
 from serkd.report.answers import read_sweep
+from serkd.report.asked import is_of_corpus
 from serkd.report.results import read_json
 from serkd.search.ledger import Ledger
 from serkd.search.pareto import find_front
@@ -111,8 +112,12 @@ def _of_search(folder: Path, keep_best: int) -> set[str]:
 
 
 def _of_ablation(folder: Path) -> set[str]:
+    """Of a corpus that was prepared anew since, it has no stage that is needed."""
     plan = read_plan(folder)
-    target, found = MODELS[plan["file"]["model"]], set()
+    target, found = MODELS[plan["file"]["model"]], set[str]()
+    first = build_experiment(plan["arms"][0]["experiment"], {})
+    if not is_of_corpus(plan, read_folds(first.corpus, first.protocol)):
+        return found
     for arm in plan["arms"]:
         for fold, seed, *_ in arm["cells"]:
             experiment = build_experiment(arm["experiment"], {"seed": seed})

@@ -51,10 +51,15 @@ def _plain_kd(experiment: Experiment) -> Changes:
 def _random_teacher(experiment: Experiment) -> Changes:
     """The recipe with a teacher that was never trained (Sarnthein et al., arXiv 2302.12091).
 
-    Nor is it by the quiz: without meta-knowledge.
+    Nor is it by the quiz: without meta-knowledge, but with the knee that layers that learn need.
     """
-    fixed = {} if experiment.meta.order == "off" else {"meta.order": "off"}
-    return {"distill.teacher": "random", **fixed} if experiment.asks_teacher else {}
+    distill, is_live = experiment.distill, experiment.meta.has_live_layers
+    changes: Changes = {"distill.teacher": "random"}
+    if experiment.meta.order != "off":
+        changes["meta.order"] = "off"
+    if is_live and distill.gamma > 0:
+        changes["distill.hint_knee"] = distill.choose_knee(is_live=True)
+    return changes if experiment.asks_teacher else {}
 
 
 def _twice_as_long(experiment: Experiment) -> Changes:

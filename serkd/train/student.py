@@ -32,8 +32,6 @@ from serkd.train.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-_LIVE_KNEE = 1.0  # smooth L1 as Girshick's (arXiv 1504.08083)
-
 
 class StudentTask(Task):
     """Trains a student on log-mel or hidden states.
@@ -78,8 +76,7 @@ class StudentTask(Task):
             self.model.classifier.in_features,
             None if self.teacher is None else self.teacher.embedding.shape[1],
         ).to(self.device)
-        knee = _LIVE_KNEE if meta.has_live_layers else 0.0
-        self.hint_knee = knee if distill.hint_knee is None else distill.hint_knee
+        self.hint_knee = distill.choose_knee(is_live=meta.has_live_layers)
         self.lesson: Lesson | None = None
         if meta.order != "off":
             assert teacher is not None

@@ -14,6 +14,7 @@ import numpy as np
 from serkd.config import Experiment
 from serkd.recipe import build_experiment
 from serkd.report.ablate import run_study
+from serkd.report.answer import build_report, describe_opened, read_plan
 from serkd.search.ablation import Ablation
 from serkd.search.cells import Cell
 from serkd.search.designs import Study, build_study
@@ -142,3 +143,16 @@ def run_planted(
 ) -> dict[str, Any]:
     """The report of an ablation in a world."""
     return run_study(planted_study(file), facts(num_folds), folder, source)
+
+
+def look_at(folder: Path) -> dict[str, Any]:
+    """What `serkd test` of all arms writes down of what it looked at."""
+    plan, report = read_plan(folder), build_report(folder)
+    outcomes = {
+        arm["name"]: {
+            (cell["fold"], cell["seed"]): {"stages": [["student", cell["key"], 1.0]]}
+            for cell in arm["cells"]
+        }
+        for arm in report["comparison"]["arms"]
+    }
+    return {name: describe_opened(plan, name, found) for name, found in outcomes.items()}

@@ -14,12 +14,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from planted import NAMES, Planted, planted_study, run_planted
+from planted import NAMES, Planted, look_at, planted_study, run_planted
 from scipy import stats
 
 from serkd import config
 from serkd.files import write_json
-from serkd.report.answer import TESTED, read_plan
+from serkd.report.answer import TESTED
 from serkd.report.answer_figures import draw_forest, draw_matrices
 from serkd.report.arm_table import choose_rectangle
 from serkd.report.charts import find_ticks, scatter_chart
@@ -362,8 +362,7 @@ def test_what_was_seen_of_test_is_shown_of_arms_that_are_what_they_were(tmp_path
     file = {"design": "list", "arms": arms}
     report = run_planted(file, Planted({}), tmp_path, 3)
     assert report["test"] is None
-    plan = read_plan(tmp_path)
-    opened = {arm["name"]: arm["cells"] for arm in plan["arms"]}
+    opened = look_at(tmp_path)
     seen = {**report["comparison"], "split": "test", "look": "look 1", "opened": opened}
     write_json(tmp_path / TESTED, seen)
 

@@ -64,6 +64,15 @@ def test_controls_change_what_they_are_for_and_nothing_else() -> None:
     assert all(control.same_as is None for control in build_controls(recipe))
 
 
+def test_a_random_teacher_in_place_of_one_whose_layers_learn_keeps_the_hints_knee() -> None:
+    changes = {"meta.order": "second", "meta.trains": "last_n", "distill.gamma": 0.5}
+    (control,) = (
+        c for c in build_controls(build_experiment({}, changes)) if c.name == "random_teacher"
+    )
+    assert control.experiment.meta.order == "off"
+    assert control.experiment.distill.hint_knee == 1.0
+
+
 def test_controls_without_a_teacher_run_none() -> None:
     models = {c.name: find_models(c.experiment) for c in build_controls(build_experiment({}, {}))}
     alone = {"cross_entropy", "label_smoothing"}
