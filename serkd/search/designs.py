@@ -1,10 +1,8 @@
-"""From an ablation's file to its arms: leave one out, add one, one at a time, factorial, a list."""
+"""From an ablation's file to its arms, each a legal experiment."""
 
-import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,11 @@ from serkd.search.ablation import (
     read_ablation,
 )
 from serkd.search.controls import CONTROLS
+from serkd.search.drafts import DESIGNS, MAX_ARMS, REFERENCE, Draft
 from serkd.search.identity import experiment_key
 from serkd.section import Section, validate
 from serkd.stages.key import get_dotted
 from serkd.yaml12 import read_yaml
-
-REFERENCE = "reference"
-MAX_ARMS = 1_000
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,6 @@ class Arm:
     levels: Mapping[str, str]
     experiment: Experiment
     also: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """An arm before its settings are known to be legal."""
-
-    name: str
-    settings: Settings
-    levels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,7 +158,7 @@ def _read_base(
 
 
 def _build_arms(
-    base: Experiment, drafts: list[_Draft], fixed: Mapping[str, Any]
+    base: Experiment, drafts: list[Draft], fixed: Mapping[str, Any]
 ) -> tuple[list[Arm], list[str]]:
     """What is `fixed` for all arms wins over their own settings."""
     data, arms, problems = base.model_dump(mode="json"), [], []
@@ -191,10 +178,10 @@ def _build_arms(
     return arms, problems
 
 
-def _draft_controls(reference: Arm) -> list[_Draft]:
+def _draft_controls(reference: Arm) -> list[Draft]:
     """Those of ``serkd run --with-controls``, of the arm that the others are compared with."""
     return [
-        _Draft(f"control {name}", {**reference.settings, **change(reference.experiment)})
+        Draft(f"control {name}", {**reference.settings, **change(reference.experiment)})
         for name, change in CONTROLS.items()
     ]
 
@@ -234,80 +221,3 @@ def _collapse(arms: list[Arm], model: str) -> Iterator[Arm]:
             levels |= arm.levels
         also = tuple(arm.name for arm in others)
         yield replace(first, levels=levels, also=also)
-
-
-def _switch(file: Ablation, is_on: Callable[[str], bool], name: str) -> _Draft:
-    settings: Settings = {}
-    for part, component in file.components.items():
-        settings |= component.on if is_on(part) else component.off
-    levels = {part: "on" if is_on(part) else "off" for part in file.components}
-    return _Draft(name, settings, levels)
-
-
-def _leave_one_out(file: Ablation) -> list[_Draft]:
-    """All components, then all but one: n + 1 arms."""
-    arms = [_switch(file, lambda part: True, REFERENCE)]
-    for name in file.components:
-        arms.append(_switch(file, lambda part, out=name: part != out, f"without {name}"))  # type: ignore[misc]
-    return arms
-
-
-def _add_one(file: Ablation) -> list[_Draft]:
-    """No component, then one alone: n + 1 arms."""
-    arms = [_switch(file, lambda part: False, REFERENCE)]
-    for name in file.components:
-        arms.append(_switch(file, lambda part, only=name: part == only, f"with {name}"))  # type: ignore[misc]
-    return arms
-
-
-def _levels(file: Ablation) -> dict[str, dict[str, Settings]]:
-    """The levels of every factor: by name, what they set."""
-    found: dict[str, dict[str, Settings]] = {}
-    for name, levels in file.factors.items():
-        if isinstance(levels, dict):
-            found[name] = levels
-        else:
-            found[name] = {say(value): {name: value} for value in levels}
-    return found
-
-
-def say(value: object) -> str:
-    """A setting's value as it is written in YAML."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _one_at_a_time(file: Ablation) -> list[_Draft]:
-    """The base, then for every factor each of its levels, all else as in the base."""
-    arms = [_Draft(REFERENCE, {})]
-    for factor, levels in _levels(file).items():
-        for level, settings in levels.items():
-            arms.append(_Draft(f"{factor} = {level}", settings, {factor: level}))
-    return arms
-
-
-def _factorial(file: Ablation) -> list[_Draft]:
-    """Every combination of levels; the base is one more arm unless it is among them."""
-    factors = _levels(file)
-    arms = [] if file.reference is not None else [_Draft(REFERENCE, {})]
-    for chosen in itertools.islice(itertools.product(*factors.values()), MAX_ARMS + 1):
-        levels = dict(zip(factors, chosen, strict=True))
-        settings: Settings = {}
-        for factor, level in levels.items():
-            settings |= factors[factor][level]
-        name = ", ".join(f"{factor} = {level}" for factor, level in levels.items())
-        arms.append(_Draft(name, settings, levels))
-    return arms
-
-
-def _list(file: Ablation) -> list[_Draft]:
-    arms = [] if file.reference is not None else [_Draft(REFERENCE, {})]
-    return [*arms, *(_Draft(name, settings) for name, settings in file.arms.items())]
-
-
-DESIGNS: dict[str, Callable[[Ablation], list[_Draft]]] = {
-    "loco": _leave_one_out,
-    "add_one": _add_one,
-    "oat": _one_at_a_time,
-    "factorial": _factorial,
-    "list": _list,
-}

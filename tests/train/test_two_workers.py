@@ -58,11 +58,6 @@ SAME: dict[str, dict[str, Any]] = {
         "teacher.stage2.dropout": 0.0,
         "teacher.stage2.mask_start_share": 0.05,
         "teacher.stage2.unit_weight": 0.5,
-        "teacher.stage2.fit.epochs": 2,
-        "teacher.stage2.fit.batch_size": 7,
-    },
-    "adapted teacher": {
-        "teacher.stage2.dropout": 0.0,
         "teacher.stage2.fit.epochs": 3,
         "teacher.stage2.fit.batch_size": 7,
         "backbone.lora.rank": 2,
