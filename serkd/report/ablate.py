@@ -1,7 +1,7 @@
 """An ablation from its file to its report: what ``serkd ablate`` does."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +32,7 @@ from serkd.search.cells import (
     arm_cells,
     best_trial,
     choose_folds,
+    list_tuning_cells,
     tuning_cells,
     tuning_settings,
     unique_cells,
@@ -92,7 +93,7 @@ def refresh_report(folder: Path) -> dict[str, Any]:
     with synced(folder):
         # of a corpus that was prepared anew since there is nothing yet
         if is_of_corpus(plan, folds):
-            collect(folder, list(planned_cells(plan)), source)
+            collect(folder, planned_cells(plan), source)
         return write_report(folder)
 
 
@@ -135,7 +136,7 @@ def run_study(
     seeds, model = study.file.seeds, study.file.model
     groups = [arm_cells(experiment, folds, seeds, model) for experiment in experiments]
     described = describe_study(study, facts, folds, experiments, tuned, groups)
-    described["tuning_cells"] = sorted({cell.name for cell in _tuning(study, folds)})
+    described["tuning_cells"] = sorted(cell.name for cell in list_tuning_cells(study, folds))
     for arm, experiment in zip(described["arms"], experiments, strict=True):
         arm |= _cost(folder, experiment, source)
     plan = add_earlier(folder, study, described) if study.is_part else described
@@ -161,11 +162,11 @@ def _name_arms(arms: Sequence[Arm], cells: Iterable[Iterable[Cell]]) -> dict[str
 
 def _report(folder: Path, plan: Mapping[str, Any], source: Source) -> dict[str, Any]:
     with synced(folder):
-        collect(folder, list(planned_cells(plan)), source)
+        collect(folder, planned_cells(plan), source)
         return write_report(folder)
 
 
-def collect(folder: Path, cells: Sequence[Cell], source: Source) -> None:
+def collect(folder: Path, cells: Iterable[Cell], source: Source) -> None:
     """Write down the outcomes that are there and were not written before."""
     for cell in cells:
         path = folder / CELLS / f"{cell.name}.json"
@@ -205,22 +206,13 @@ def _tune(
         return {arm.name: {} for arm in study.arms}
     trials = {arm.name: tuning_cells(arm, retune, folds, study.file.model) for arm in study.arms}
     groups = [[cell for trial in trials[arm.name] for cell in trial] for arm in study.arms]
-    every = {cell.name: cell for group in groups for cell in group}
-    discard_stale(folder, every.values(), source)
-    source.compute(list(every.values()), _name_arms(study.arms, groups))
-    collect(folder, list(every.values()), source)
+    every = list_tuning_cells(study, folds)
+    discard_stale(folder, every, source)
+    source.compute(every, _name_arms(study.arms, groups))
+    collect(folder, every, source)
     settings = tuning_settings(retune)
     chosen = {name: best_trial(_values(study, folder, arm)) for name, arm in trials.items()}
     return {name: settings[number or 0] for name, number in chosen.items()}
-
-
-def _tuning(study: Study, folds: Sequence[str]) -> Iterator[Cell]:
-    """The cells of all trials of all arms."""
-    retune = study.file.retune
-    for arm in study.arms if retune else ():
-        assert retune is not None
-        for trial in tuning_cells(arm, retune, folds, study.file.model):
-            yield from trial
 
 
 def _values(

@@ -23,7 +23,7 @@ from serkd.search.cells import (
     Cell,
     arm_cells,
     choose_folds,
-    tuning_cells,
+    list_tuning_cells,
     unique_cells,
 )
 from serkd.search.count import Tracer, closure
@@ -78,13 +78,9 @@ def _describe(name: str, also: Sequence[str], settings: Mapping[str, Any]) -> di
 
 def list_cells(study: Study, folds: Sequence[str]) -> tuple[list[Cell], list[Cell]]:
     """The cells of the arms, and those that tune them."""
-    seeds, model, retune = study.file.seeds, study.file.model, study.file.retune
+    seeds, model = study.file.seeds, study.file.model
     cells = unique_cells([arm_cells(a.experiment, folds, seeds, model) for a in study.arms])
-    if retune is None:
-        return cells, []
-    trials = [tuning_cells(arm, retune, folds, model) for arm in study.arms]
-    every = {cell.name: cell for arm in trials for trial in arm for cell in trial}
-    return cells, list(every.values())
+    return cells, list_tuning_cells(study, folds)
 
 
 def count_stages(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -83,14 +83,20 @@ def _describe_arm(
     }
 
 
+def read_cells(plan: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[tuple[str, int], Cell]:
+    """The cells of an arm of a plan, by fold and seed."""
+    experiment = build_experiment(arm["experiment"], {}, origin=arm["name"])
+    return {
+        (fold, seed): Cell(with_seed(experiment, seed), fold, plan["file"]["model"])
+        for fold, seed, _ in arm["cells"]
+    }
+
+
 def planned_cells(plan: Mapping[str, Any]) -> Iterator[Cell]:
     """Without those that another version of serkd has called something else."""
     for arm in plan["arms"]:
-        experiment = build_experiment(arm["experiment"], {}, origin=arm["name"])
-        for fold, seed, name in arm["cells"]:
-            cell = Cell(with_seed(experiment, seed), fold, plan["file"]["model"])
-            if cell.name == name:
-                yield cell
+        names = {name for *_, name in arm["cells"]}
+        yield from (cell for cell in read_cells(plan, arm).values() if cell.name in names)
 
 
 def add_earlier(folder: Path, study: Study, plan: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from serkd.corpora.protocols import read_folds
 from serkd.corpora.seal import open_seal
 from serkd.errors import InputError
 from serkd.files import write_json
-from serkd.recipe import build_experiment
 from serkd.report.answer import PLAN, TESTED, describe_opened, read_plan, write_report
 from serkd.report.arm_table import compare_arms
-from serkd.report.asked import is_of_corpus
+from serkd.report.asked import is_of_corpus, read_cells
 from serkd.report.outcome import read_outcome
 from serkd.search.cells import Cell
 from serkd.stages.catalogue import MODELS, STAGES
@@ -46,7 +45,7 @@ def _open_arms(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     chosen = _choose(plan, names or [_best(folder)])
     storage = folder.resolve().parent.parent
     store = StageStore(storage)
-    arms = {arm["name"]: _cells(plan, arm) for arm in chosen}
+    arms = {arm["name"]: read_cells(plan, arm) for arm in chosen}
     experiment = next(iter(next(iter(arms.values())).values())).experiment
     every = read_folds(experiment.corpus, experiment.protocol)
     if not is_of_corpus(plan, every):
@@ -95,14 +94,6 @@ def _best(folder: Path) -> str:
     if not rows:
         raise InputError(f"{folder}: must have a finished arm, it has none")
     return str(max(rows, key=lambda row: row["mean"])["name"])
-
-
-def _cells(plan: Mapping[str, Any], arm: Mapping[str, Any]) -> Cells:
-    found = {}
-    for fold, seed, _ in arm["cells"]:
-        experiment = build_experiment(arm["experiment"], {"seed": seed}, origin=arm["name"])
-        found[fold, seed] = Cell(experiment, fold, plan["file"]["model"])
-    return found
 
 
 def _find_keys(

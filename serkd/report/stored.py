@@ -13,7 +13,7 @@ from serkd.errors import InputError
 from serkd.recipe import build_experiment
 from serkd.report.answer import PLAN, read_plan
 from serkd.report.answers import read_sweep
-from serkd.report.asked import is_of_corpus
+from serkd.report.asked import is_of_corpus, read_cells
 from serkd.report.results import read_json
 from serkd.search.ledger import Ledger
 from serkd.search.pareto import find_front
@@ -119,9 +119,8 @@ def _of_ablation(folder: Path) -> set[str]:
     if not is_of_corpus(plan, read_folds(first.corpus, first.protocol)):
         return found
     for arm in plan["arms"]:
-        for fold, seed, *_ in arm["cells"]:
-            experiment = build_experiment(arm["experiment"], {"seed": seed})
-            found |= _keys([experiment], [fold], target)
+        for cell in read_cells(plan, arm).values():
+            found |= _keys([cell.experiment], [cell.fold], target)
     return found
 
 

@@ -113,6 +113,15 @@ def tuning_cells(
     ]
 
 
+def list_tuning_cells(study: Study, folds: Sequence[str]) -> list[Cell]:
+    """Those of all trials of all arms, each once."""
+    retune, model = study.file.retune, study.file.model
+    if retune is None:
+        return []
+    trials = [trial for arm in study.arms for trial in tuning_cells(arm, retune, folds, model)]
+    return list({cell.name: cell for trial in trials for cell in trial}.values())
+
+
 def best_trial(values: Sequence[Sequence[float | None]]) -> int | None:
     """The trial with the highest mean over its folds, the first of equals; None if all failed."""
     means = {
