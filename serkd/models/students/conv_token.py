@@ -69,10 +69,11 @@ class ConvTokenEncoder(nn.Module):
         hop = PATCH_STEPS // 2
         # the last steps are heard too, where there are too few of them for a patch
         windows = F.pad(windows.flatten(0, 1).transpose(1, 2), (0, -self.num_frames % hop))
-        patches = windows.unfold(2, PATCH_STEPS, hop)
-        share = patches[:, -1:].mean(dim=3, keepdim=True)  # of a patch's frames that are valid
+        patches = windows.unfold(2, PATCH_STEPS, hop).transpose(1, 2)
+        share = patches[:, :, -1].mean(dim=2)  # of a patch's frames that are valid
         # only windows that are nobody's have none, and they are left out below
-        total = share.sum(dim=2).clamp_min(1 / PATCH_STEPS)
-        courses = (F.gelu(self.from_patch(patches[:, :-1])) * share).sum(dim=2) / total
+        share = share / share.sum(dim=1, keepdim=True).clamp_min(1 / PATCH_STEPS)
+        heard = F.gelu(self.from_patch(patches[:, :, :-1])).flatten(2)
+        courses = share[:, None] @ heard  # of a product there are fewer passes over memory
         parts = courses.unflatten(0, is_own.shape).flatten(2)
         return masked_mean(parts, is_own).unflatten(1, (self.out_dim, TOKEN_WIDTH))
