@@ -31,8 +31,8 @@ def describe_processor() -> str:
 def choose_precision(setting: Precision, device: torch.device, model: str) -> Precision:
     """float32 in place of bfloat16 on a processor that would only imitate it.
 
-    Without AVX-512 or its like a product of bfloat16 takes ten to thirty times as long as one of
-    float32, which is what it stands in for. `model` is named in the warning.
+    There a product of bfloat16 takes longer than one of float32, which is what it stands in for:
+    two to three times with AVX-512, ten to thirty without. `model` is named in the warning.
     """
     if setting != "bfloat16" or device.type != "cpu" or _has_bfloat16():
         return setting
@@ -43,5 +43,11 @@ def choose_precision(setting: Precision, device: torch.device, model: str) -> Pr
 
 
 def _has_bfloat16() -> bool:
-    """What torch asks before it hands a product of bfloat16 to oneDNN."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether oneDNN gets products of bfloat16 from torch, and has instructions for them.
+
+    On x86 torch asks no more than AVX-512, which most processors have without bfloat16.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    is_x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    return not is_x86 or torch.cpu._is_avx512_bf16_supported()

@@ -133,7 +133,7 @@ def build_study(
             for draft in controls
             for key in sorted(searched & {*draft.settings})
         ]
-        arms += more
+        arms += [_leave_out_same(arm, base) for arm in more]
     count = Counter(arm.name for arm in arms)
     problems += [
         f"arms must have different names, {name!r} is there {number} times"
@@ -184,6 +184,12 @@ def _draft_controls(reference: Arm) -> list[Draft]:
         Draft(f"control {name}", {**reference.settings, **change(reference.experiment)})
         for name, change in CONTROLS.items()
     ]
+
+
+def _leave_out_same(arm: Arm, base: Experiment) -> Arm:
+    """Without settings that the base has too: a control fixes all that it means, needed or not."""
+    changed = {key: value for key, value in arm.settings.items() if get_dotted(base, key) != value}
+    return replace(arm, settings=changed)
 
 
 def _retune_problems(file: Ablation, arms: list[Arm]) -> Iterator[str]:
