@@ -47,7 +47,7 @@ def _has_bfloat16() -> bool:
 
     On x86 torch asks no more than AVX-512, which most processors have without bfloat16.
     """
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
     is_x86 = platform.machine().lower() in {"x86_64", "amd64"}
     return not is_x86 or torch.cpu._is_avx512_bf16_supported()

@@ -168,7 +168,8 @@ class Meta(Section):
         0.0,
         ge=0.0,
         lt=1.0,
-        description="weight of the teacher's own cross-entropy in its step, 1 - rho the quiz's",
+        description="share of the teacher's own cross-entropy in its step, 1 - rho the quiz's; "
+        "the gradients are brought to one length before",
     )
     quiz_share: float = Field(
         0.1,

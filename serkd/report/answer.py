@@ -165,7 +165,12 @@ def _cell(
 def _stamp(plan: Mapping[str, Any], arms: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any]:
     outcomes = [outcome for arm in arms.values() for outcome in arm.values()]
     versions = [outcome["versions"] for outcome in outcomes if outcome.get("versions")]
-    precisions = {outcome["precision"] for outcome in outcomes if outcome.get("precision")}
+    precisions = {
+        precision
+        for outcome in outcomes
+        for precision in (outcome.get("precision") or "").split(" and ")  # went on elsewhere
+        if precision
+    }
     file = plan["file"]
     return {
         "corpora": plan["corpora"],

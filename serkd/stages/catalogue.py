@@ -243,7 +243,7 @@ STAGES: dict[str, Stage] = {
         run=alone(run_teacher_inner_outputs),
     ),
     "student": Stage(
-        version=9,
+        version=10,
         uses=("student", "distill", "curriculum", "meta", "seed"),
         inputs=lambda e, r: _read_by_student(e),
         fits="train+dev",

@@ -1,5 +1,6 @@
 """The one training loop, wherever it runs: epochs, the choice of one, states to go on from."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,17 @@ from serkd.train.step import Stepper
 from serkd.train.task import Step, Task, seed_torch
 from serkd.train.workers import Workers
 
+_AND = " and "  # between two precisions
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Trained:
     """The chosen epoch's weights on the CPU, and a record for each epoch.
 
-    `precision` is that of the training's forward passes, on the processor that there was.
+    `precision` is that of the training's forward passes, on the processor that there was: of a
+    training that went on elsewhere it may be two, "bfloat16 and float32".
     """
 
     weights: dict[str, Tensor]
@@ -51,6 +57,7 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
     stepper = Stepper(task, workers)
     average = WeightAverage(task.model, task.fit.ema_decay)
     history: list[dict[str, Any]] = []
+    precisions: list[str] = []
     best = task.model.state_dict()
     if state := checkpoints.load():
         task.model.load_state_dict(state.part("model"))
@@ -59,10 +66,12 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
         average.load_state(state.part("average"))
         stepper.load_state(state.info["stepper"])
         history, best = state.info["history"], state.part("best")
+        precisions = state.info["precision"].split(_AND)
         for record in history:
             observer.epoch(task.name, record)
     while len(history) < task.fit.epochs and not _is_out_of_patience(task, history):
         epoch = len(history)
+        precisions = _with_present(precisions, task)
         seed_torch(task.seed, epoch, workers.rank)
         record = {"epoch": epoch + 1, **_train_epoch(task, stepper, average, epoch)}
         with average.installed():
@@ -70,15 +79,27 @@ def run_loop(task: Task, checkpoints: Checkpoints, observer: Observer) -> Traine
             history.append(record)
             if _best_epoch(task, history) == epoch:
                 best = {k: v.detach().cpu().clone() for k, v in task.model.state_dict().items()}
-        checkpoints.save(_state(task, stepper, average, best, history), record)
+        checkpoints.save(_state(task, stepper, average, best, history, precisions), record)
         observer.epoch(task.name, record)
         observer.progress(task.name, epoch + 1, task.fit.epochs, "epochs")
     if not history:  # a model that is made, not trained
+        precisions = _with_present(precisions, task)
         record = {"epoch": 0, **task.evaluate(workers)}
         history.append(record)
-        checkpoints.save(_state(task, stepper, average, best, history), record)
+        checkpoints.save(_state(task, stepper, average, best, history, precisions), record)
         observer.epoch(task.name, record)
-    return Trained({k: v.detach().cpu() for k, v in best.items()}, history, task.precision)
+    weights = {k: v.detach().cpu() for k, v in best.items()}
+    return Trained(weights, history, _AND.join(precisions))
+
+
+def _with_present(precisions: list[str], task: Task) -> list[str]:
+    """Those that a training had, and the one that it has now on this processor."""
+    if task.precision in precisions:
+        return precisions
+    if precisions:
+        before = _AND.join(precisions)
+        logger.warning("%s: goes on in %s, it began in %s", task.name, task.precision, before)
+    return [*precisions, task.precision]
 
 
 def _state(
@@ -87,6 +108,7 @@ def _state(
     average: WeightAverage,
     best: Mapping[str, Tensor],
     history: list[dict[str, Any]],
+    precisions: Sequence[str],
 ) -> TrainState | None:
     if stepper.workers.rank:
         return None
@@ -97,7 +119,8 @@ def _state(
         average=average.state(),
         optimizer=optimizer_tensors(stepper.optimizer),
     )
-    info = {"history": history, "stepper": stepper.state, "precision": task.precision}
+    precision = _AND.join(precisions)
+    info = {"history": history, "stepper": stepper.state, "precision": precision}
     return TrainState(tensors, info)
 
 

@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from serkd import config
-from serkd.distill.meta import HYPERGRADIENTS, Parameters, QuizLoss, compute_norm
+from serkd.distill.meta import (
+    HYPERGRADIENTS,
+    Parameters,
+    QuizLoss,
+    compute_norm,
+    share_step,
+)
 from serkd.distill.quiz import choose_quiz
 from serkd.train.checkpoint import join_parts, take_part
 from serkd.train.data import FoldData
@@ -109,7 +115,7 @@ class Lesson:
             own_parts = self.teacher.pull_back(
                 index, [own, torch.zeros_like(says.embedding)], stretch
             )
-            gradient = [(1 - rho) * a + rho * b for a, b in zip(gradient, own_parts, strict=True)]
+            gradient = share_step(gradient, own_parts, rho)
             scalars["meta/teacher_loss"] = float(own_loss.detach())
         self.teacher.descend(gradient)
         return {**scalars, "meta/teacher_drift": self.teacher.drift()}

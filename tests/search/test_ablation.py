@@ -128,7 +128,7 @@ def test_controls_are_those_of_the_reference(tmp_path: Path) -> None:
     assert found["control twice_as_long"].experiment.student.fit.epochs == 14
     # what the base has too is not told again
     assert {*found["control label_smoothing"].settings} == {
-        *("distill.alpha", "distill.label_smoothing")
+        *("distill.alpha", "distill.label_smoothing", "distill.supcon_weight")
     }
     with pytest.raises(InputError, match="controls must be false unless model is 'student'"):
         _read(tmp_path, {**file, "model": "teacher"})

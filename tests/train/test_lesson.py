@@ -107,7 +107,7 @@ def _take_gradient(task: StudentTask) -> list[Tensor]:
 
 
 def _pilot_by_hand(task: StudentTask) -> float:
-    """(1 - rho) · quiz loss of a copied student after a step of SGD + rho · the teacher's loss."""
+    """The quiz loss of a copied student after a step of SGD."""
     index, step = _batch(task)
     lesson = _lesson(task)
     asked = lesson.draw_quiz(len(index), step)
@@ -123,9 +123,7 @@ def _pilot_by_hand(task: StudentTask) -> float:
     _loss_by_hand(task, pilot(frames, mask), labels.repeat_interleave(views), *says).backward()
     optimizer.step()
     with torch.no_grad():
-        quiz_loss = F.cross_entropy(pilot(quiz.frames, quiz.mask).logits, asked_labels)
-        rho = lesson.settings.rho
-        return float((1 - rho) * quiz_loss + rho * F.cross_entropy(teacher.logits, labels))
+        return float(F.cross_entropy(pilot(quiz.frames, quiz.mask).logits, asked_labels))
 
 
 def _loss_by_hand(
@@ -246,8 +244,22 @@ def test_so_it_is_whatever_the_student_learns_of_its_teacher(
 
 
 @TRAINS
-def test_the_teachers_own_loss_has_the_weight_rho(stored: Builder, trains: str) -> None:
-    assert _relative_error(_in_float64(_student(stored, trains, meta__rho=0.3))) < 1e-4
+def test_the_teachers_own_loss_has_the_share_rho(stored: Builder, trains: str) -> None:
+    """Whatever the pilot's rate, which the quiz's gradient is proportional to."""
+    quiz = _flat(_take_gradient(_in_float64(_student(stored, trains))))
+    task = _in_float64(_student(stored, trains, meta__rho=0.3))
+    teacher, (index, _) = _lesson(task).teacher, _batch(task)
+    logits = teacher.model(*teacher.inputs(index, None)).logits
+    loss = F.cross_entropy(logits, torch.from_numpy(task.data.labels[index]))
+    own = _flat(torch.autograd.grad(loss, teacher.weights(), materialize_grads=True))
+    expected = 0.7 * quiz + 0.3 * quiz.norm() * own / own.norm()
+    error = (_flat(_take_gradient(task)) - expected).norm() / expected.norm()
+    assert float(error) < 1e-9
+    assert float(expected @ quiz / expected.norm() / quiz.norm()) < 0.999  # they point apart
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
 
 
 @TRAINS

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pytest
 import torch
 
+from serkd import devices
 from serkd.events import Observer
 from serkd.train.checkpoint import FolderCheckpoints, TrainState
 from serkd.train.loop import Trained, run_loop
@@ -155,6 +156,24 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     # optimizers, and a teacher that moves, too
     _assert_same_state(FolderCheckpoints(folder), FolderCheckpoints(tmp_path / "whole"))
     assert epochs.heard == [1, 2, 3]  # a watcher hears of the epochs before the crash as well
+
+
+def test_a_training_that_went_on_in_another_precision_says_so(
+    stored: Builder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where the first machine had no bfloat16 and the second one has."""
+    build = stored.build_task("student", {**RANDOM["student"], "student.precision": "bfloat16"})
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda: False)
+    with pytest.raises(_KilledError):
+        run_loop(build(), _DyingCheckpoints(tmp_path, 2, is_kept=True), Observer())
+    for has_bfloat16 in (True, False):  # the second time there is nothing left to do
+        monkeypatch.setattr(devices, "_has_bfloat16", lambda has=has_bfloat16: has)
+        found = run_loop(build(), FolderCheckpoints(tmp_path), Observer())
+        assert found.precision == "float32 and bfloat16"
+    assert caplog.text.count("goes on in bfloat16, it began in float32") == 1
 
 
 def test_training_twice_gives_the_same_bits(stored: Builder, tmp_path: Path) -> None:

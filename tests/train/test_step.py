@@ -195,6 +195,32 @@ def test_a_processor_without_bfloat16_is_not_made_to_imitate_it(
     assert has_bfloat16 == (found[0]["loss"] != exact[0]["loss"])
 
 
+@pytest.mark.parametrize(
+    ("machine", "is_handed_over", "has_instructions", "expected"),
+    [
+        ("x86_64", True, True, True),
+        ("x86_64", True, False, False),  # AVX-512 alone, where oneDNN imitates bfloat16
+        ("AMD64", True, False, False),
+        ("x86_64", False, False, False),
+        ("aarch64", True, False, True),  # torch has asked for ARM's own instructions
+        ("aarch64", False, False, False),
+    ],
+)
+def test_a_processor_has_bfloat16_where_it_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    is_handed_over: bool,
+    has_instructions: bool,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: is_handed_over, raising=False
+    )
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    assert devices._has_bfloat16() is expected
+
+
 def _overflows(count: int, step: Step, loss: Tensor) -> Tensor:
     """The first steps of a training, which have an infinite gradient."""
     is_one = 2 * step.epoch + step.number < count
