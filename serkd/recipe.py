@@ -10,13 +10,41 @@ from serkd.errors import InputError
 from serkd.section import set_dotted, validate
 from serkd.yaml12 import parse_yaml, read_yaml
 
+_COMMANDS = {
+    "an ablation": "serkd ablate",
+    "a search space": "serkd sweep",
+    "a recipe": "serkd run",
+}
+
+
+def require_kind(data: Mapping[str, Any], wanted: str, path: Path) -> None:
+    """Refuse a file of another kind before its every key is called unknown.
+
+    Raises:
+        InputError: with the command that the file is for.
+    """
+    found = _find_kind(data)
+    if found not in (wanted, None):
+        command = _COMMANDS[found]
+        raise InputError(f"{path}: must be {wanted}, this is {found}: `{command}`")
+
+
+def _find_kind(data: Mapping[str, Any]) -> str | None:
+    if "design" in data:
+        return "an ablation"
+    if "space" in data:
+        return "a search space"
+    return "a recipe" if data and data.keys() <= Experiment.model_fields.keys() else None
+
 
 def read_experiment(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment and apply ``dotted.key=value`` overrides; no path = the defaults."""
-    origin = "defaults" if path is None else str(path)
-    return build_experiment(
-        {} if path is None else read_yaml(path), read_overrides(overrides), origin=origin
-    )
+    values = read_overrides(overrides)
+    if path is None:
+        return build_experiment({}, values, origin="defaults")
+    data = read_yaml(path)
+    require_kind(data, "a recipe", path)
+    return build_experiment(data, values, origin=str(path))
 
 
 def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:

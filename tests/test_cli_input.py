@@ -132,6 +132,26 @@ def test_missing_and_malformed_arguments(
     assert _files(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    ("command", "file", "message"),
+    [
+        ("run", "search_spaces/losses.yaml", "a recipe, this is a search space: `serkd sweep`"),
+        ("run", "search_spaces/ablation_kd.yaml", "a recipe, this is an ablation: `serkd ablate`"),
+        ("sweep", "search_spaces/ablation_kd.yaml", "a search space, this is an ablation"),
+        ("sweep", "jobs/recipes/ravdess.yaml", "a search space, this is a recipe: `serkd run`"),
+        ("plan", "jobs/recipes/ravdess.yaml", "a search space, this is a recipe: `serkd run`"),
+        ("ablate", "search_spaces/losses.yaml", "an ablation, this is a search space"),
+        ("ablate", "jobs/recipes/ravdess.yaml", "an ablation, this is a recipe: `serkd run`"),
+    ],
+)
+def test_a_file_of_another_kind_names_its_command(
+    tmp_path: Path, here: Here, command: str, file: str, message: str
+) -> None:
+    path = Path(__file__).parents[1] / file
+    assert f"{path}: must be {message}" in _message(here(command, path))
+    assert _files(tmp_path) == {}
+
+
 def test_settings_without_a_recipe_are_not_ignored(here: Here) -> None:
     done = here("config", "--set", "student.fit.lr=1e-4")
     assert done.code == 0, done.err

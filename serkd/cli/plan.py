@@ -21,7 +21,7 @@ OVER_BUDGET = 3
 
 
 def plan(
-    space: Annotated[Path, typer.Argument(help="search space, see search_spaces/")],
+    space: Annotated[Path, typer.Argument(help="search space or ablation, see search_spaces/")],
     overrides: SetOption = None,
     trials: TrialsOption = None,
     smoke: SmokeOption = False,

@@ -38,9 +38,15 @@ class Distill(Section):
         "teacher's layers learn (meta.trains: last_n), to whom L1 gives no slope, else 0. 1.0 in "
         "all arms compares such a teacher with a fixed one in nothing else",
     )
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    supcon_weight: Share = 0.1
-    supcon_temperature: float = Field(0.07, ge=1e-3, le=100.0)
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of a label that all classes get alike, in CE"
+    )
+    supcon_weight: Share = Field(
+        0.1, description="of supervised contrast of the student's embeddings, against CE"
+    )
+    supcon_temperature: float = Field(
+        0.07, ge=1e-3, le=100.0, description="lower: the hardest pairs weigh more"
+    )
     supcon_views: Literal[1, 2] = Field(
         1,
         description="2 = every utterance twice in a batch, each time augmented anew (without "
@@ -70,7 +76,9 @@ class Curriculum(Section):
     Every `…full_at` is a share of training, after which its schedule is constant.
     """
 
-    pacing: Literal["none", "linear", "root", "exponential", "step"] = "none"
+    pacing: Literal["none", "linear", "root", "exponential", "step"] = Field(
+        "none", description="how the share of data in use grows from start_share to all of it"
+    )
     scorer: Literal[
         "teacher_cross_entropy",
         "teacher_entropy",
@@ -85,7 +93,11 @@ class Curriculum(Section):
         "calls nearly all easy; student_teacher_kl is scored anew in every epoch (self-paced); "
         "annotator_disagreement needs a manifest with votes",
     )
-    control: Literal["curriculum", "anti", "random"] = "curriculum"
+    control: Literal["curriculum", "anti", "random"] = Field(
+        "curriculum",
+        description="which come first: the easy ones, the hard ones, or any; the last two tell "
+        "whether order matters. Each class has the same share at all times",
+    )
     start_share: float = Field(0.3, gt=0.0, le=1.0, description="c0: share at the first epoch")
     full_at: float = Field(
         0.5,
@@ -111,7 +123,11 @@ class Curriculum(Section):
     )
     temperature_lr: PositiveFloat = Field(0.05, description="peak learning rate of temperatures")
     temperature_full_at: float = Field(
-        0.33, gt=0.0, le=1.0, description="share of training after which lambda is -1"
+        0.33,
+        gt=0.0,
+        le=1.0,
+        description="share of training after which lambda, the factor of the gradient that "
+        "temperatures are given, has gone from 0 to -1: they then ascend the loss",
     )
     alpha_curriculum: Literal["off", "linear", "cosine"] = Field(
         "off", description="how distill.alpha changes from alpha_start to alpha_end"
@@ -168,8 +184,8 @@ class Meta(Section):
         0.0,
         ge=0.0,
         lt=1.0,
-        description="share of the teacher's own cross-entropy in its step, 1 - rho the quiz's; "
-        "the gradients are brought to one length before",
+        description="share of the teacher's own cross-entropy in its step, 1 - rho the quiz's; its "
+        "gradient is brought to the length of the quiz's before",
     )
     quiz_share: float = Field(
         0.1,

@@ -29,15 +29,15 @@ NoiseRatios = Annotated[  # beyond them, noise of float32 is silence, or all the
 class Fit(Section):
     """How one model is trained."""
 
-    epochs: PositiveInt = 10
+    epochs: PositiveInt = Field(10, description="passes over the utterances of train")
     batch_size: PositiveInt = Field(32, description="utterances per step, over all workers")
     batches: Literal["shuffled", "class_balanced"] = Field(
         "shuffled", description="class_balanced: as many of every class in a batch, rare ones again"
     )
     lr: PositiveFloat = Field(1e-3, description="peak learning rate of new parameters")
-    weight_decay: float = Field(0.01, ge=0.0)
+    weight_decay: float = Field(0.01, ge=0.0, description="AdamW's, of matrices; vectors have none")
     warmup: Share = Field(0.05, description="share of steps with a linear warm-up; cosine after")
-    clip_norm: PositiveFloat = 1.0
+    clip_norm: PositiveFloat = Field(1.0, description="longest gradient of a step")
     ema_decay: float = Field(
         0.0,
         ge=0.0,
@@ -68,7 +68,7 @@ class Stage1Fit(BackboneFit):
 
 
 class StudentFit(Fit):
-    epochs: PositiveInt = 30
+    epochs: PositiveInt = Field(30, description="passes over the utterances of train")
 
 
 class Train(Section):

@@ -18,8 +18,8 @@ Frames = Annotated[PositiveInt, Field(le=_MOST_FRAMES)]
 
 
 class LogMel(Section):
-    num_mels: PositiveInt = 80
-    frame_rate_hz: Literal[50, 100] = 100
+    num_mels: PositiveInt = Field(80, description="bands from 0 to 8 kHz")
+    frame_rate_hz: Literal[50, 100] = Field(100, description="frames of 25 ms a second")
 
 
 class SpecAugment(Section):
@@ -46,10 +46,12 @@ class SpecAugment(Section):
         le=60.0,
         description="most decibels by which bands are, as through another microphone",
     )
-    time_masks: int = Field(2, ge=0, le=1_000)
-    time_mask_frames: Frames = 20
-    mel_masks: int = Field(2, ge=0, le=1_000)
-    mel_mask_bins: Frames = 12
+    time_masks: int = Field(2, ge=0, le=1_000, description="stretches of time to mask")
+    time_mask_frames: Frames = Field(20, description="most frames of one")
+    mel_masks: int = Field(
+        2, ge=0, le=1_000, description="bands to mask; of hidden states, neighbouring channels"
+    )
+    mel_mask_bins: Frames = Field(12, description="most bins of one")
     noise_snr_db: NoiseRatios | None = None
     time_shift_frames: int = Field(
         0,
@@ -110,7 +112,11 @@ class Student(Section):
         description="conv and conv_token: three convolutions over time and mels go before those "
         "over time, or none; null = spectrum for logmel, frames for hidden",
     )
-    kernel_frames: PositiveInt = Field(5, description="conv and conv_token")
+    kernel_frames: PositiveInt = Field(
+        5,
+        description="conv and conv_token: of layers over time; the first behind the spectrum stem "
+        "is of 1 frame",
+    )
     reduction: Literal[1, 2, 4] = Field(
         4, description="conv and conv_token: frames of 20 ms to a step of the last convolutions"
     )
@@ -138,9 +144,13 @@ class Student(Section):
         "null = not in token, as in the paper, but in conv_token",
     )
     token_depth: PositiveInt = Field(1, description="conv_token only: layers over tokens")
-    num_heads: PositiveInt = Field(4, description="token and conv_token")
-    ffn_ratio: PositiveInt = Field(2, description="token and conv_token")
-    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    num_heads: PositiveInt = Field(4, description="token and conv_token: of attention over tokens")
+    ffn_ratio: PositiveInt = Field(
+        2, description="token and conv_token: width of feed-forward layers by that of tokens"
+    )
+    dropout: float = Field(
+        0.1, ge=0.0, lt=1.0, description="in layers over time or tokens, and before the classifier"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="of training's forward pass, without losses and meta-knowledge; bfloat16 is "
@@ -253,16 +263,22 @@ class Student(Section):
                 f"got {self.augment.mel_mask_bins}"
             )
         if self.input == "hidden":
-            wrong = {
-                "stem": self.stem == "spectrum",
-                "augment.noise_snr_db": self.augment.noise_snr_db is not None,
-                "augment.mel_shift_bins": self.augment.mel_shift_bins > 0,
-                "augment.gain_db": self.augment.gain_db > 0,
-                "augment.filter_db": self.augment.filter_db > 0,
-            }
+            augment = self.augment
             problems += [
-                f"{name} must be left out when input is 'hidden': its channels are no mels"
-                for name, is_set in wrong.items()
-                if is_set
+                f"{name} must be {allowed} when input is 'hidden': its channels are no mels; "
+                f"got {value!r}"
+                for name, allowed, value, is_wrong in (
+                    ("stem", "null or 'frames'", self.stem, self.stem == "spectrum"),
+                    (
+                        "augment.noise_snr_db",
+                        "null",
+                        augment.noise_snr_db,
+                        augment.noise_snr_db is not None,
+                    ),
+                    ("augment.mel_shift_bins", 0, augment.mel_shift_bins, augment.mel_shift_bins),
+                    ("augment.gain_db", 0, augment.gain_db, augment.gain_db),
+                    ("augment.filter_db", 0, augment.filter_db, augment.filter_db),
+                )
+                if is_wrong
             ]
         return problems

@@ -22,6 +22,7 @@ from serkd.search.ablation import require_fold_names
 from serkd.search.cells import (
     Cell,
     arm_cells,
+    check_arms,
     choose_folds,
     list_tuning_cells,
     unique_cells,
@@ -29,6 +30,7 @@ from serkd.search.cells import (
 from serkd.search.count import Tracer, closure
 from serkd.search.designs import ALL, Study, Wanted
 from serkd.stages.catalogue import MODELS
+from serkd.yaml12 import format_value
 
 
 def plan_ablation(
@@ -39,13 +41,15 @@ def plan_ablation(
     Where arms are tuned, their settings are not known yet: cells are counted as they are.
 
     Raises:
-        InputError: an illegal file, or folds or arms that there are not.
+        InputError: an illegal file, arms that cannot work on this corpus or with this backbone,
+            or folds or arms that there are not.
     """
     if is_smoke:
         values = use_synthetic(values, storage, Observer())
     study = open_study(path, values, is_smoke=is_smoke, wanted=wanted)
     every = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in every])
+    check_arms(study, every)
     folds = choose_folds(study, [fold.name for fold in every])
     cells, tuning = list_cells(study, folds)
     chosen = [fold for fold in every if fold.name in folds]
@@ -128,7 +132,7 @@ def print_ablation_plan(console: Console, plan: Mapping[str, Any], *, as_json: b
         arms.add_column(header, overflow="fold")
     for number, arm in enumerate(plan["arms"]):
         name = " = ".join([arm["name"], *arm["also"]])
-        settings = ", ".join(f"{key}={value}" for key, value in arm["settings"].items())
+        settings = ", ".join(f"{key}={format_value(v)}" for key, v in arm["settings"].items())
         arms.add_row(str(number), Text(name), Text(settings))
     console.print(arms)
     stages = Table()

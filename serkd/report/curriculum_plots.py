@@ -52,7 +52,9 @@ def _draw_share(ax: Axes, experiment: Experiment) -> None:
     ax.set_ylim(0, 105)
     ax.set_ylabel("training data in use\n(% of each class)")
     about = f"{curriculum.pacing}, {_describe_order(curriculum)}"
-    ax.set_title(f"data: {about if curriculum.is_paced else 'all'}", fontsize=10)
+    meta = experiment.meta
+    quiz = f", without the quiz's {meta.quiz_share:.0%}" if meta.order != "off" else ""
+    ax.set_title(f"data: {about if curriculum.is_paced else 'all'}{quiz}", fontsize=10)
 
 
 def _describe_order(curriculum: Curriculum) -> str:

@@ -58,8 +58,11 @@ class Look:
 
     @property
     def status(self) -> Status:
-        total = 0 if self.space is None else self.space.budget.trials
-        return find_status(self.replay, total)
+        """Of an ablation, whose cells may be stored before, its trials are those of a ledger."""
+        if self.space is not None:
+            return find_status(self.replay, self.space.budget.trials)
+        starts = self.replay.starts
+        return find_status(self.replay, starts[-1].get("total", 0) if starts else 0)
 
     def explain(self, number: int) -> list[str]:
         """Why a trial is as it is.

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from serkd.config import PositiveInt, Seed
 from serkd.errors import InputError
+from serkd.recipe import require_kind
 from serkd.search.dimension import Dimension
 from serkd.search.space import FoldNames, Resources
 from serkd.section import Section, validate
@@ -71,8 +72,9 @@ class Ablation(Section):
     arms: dict[str, Settings] = Field(default_factory=dict, description="list only")
     controls: bool = Field(
         False,
-        description="and the controls of the reference: cross-entropy only, label smoothing, plain "
-        "KD, a random teacher, twice as long",
+        description="and the controls of the reference, as arms `control cross_entropy`, "
+        "`control label_smoothing`, `control plain_kd`, `control random_teacher` and `control "
+        "twice_as_long`; one that is an arm already is named with it",
     )
     reference: str | None = Field(
         None, description="list and factorial: the arm to compare with; null = the base itself"
@@ -166,8 +168,7 @@ def read_ablation(path: Path) -> Ablation:
         InputError: not YAML, unknown keys, or sections that do not go together.
     """
     data = read_yaml(path)
-    if "space" in data and "design" not in data:
-        raise InputError(f"{path}: must be an ablation, this is a search space: `serkd sweep`")
+    require_kind(data, "an ablation", path)
     return validate(Ablation, data, str(path))
 
 

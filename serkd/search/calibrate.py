@@ -92,4 +92,7 @@ class Calibration:
         experiment = self.base.model_copy(update={"student": student})
         size = count_student(experiment, self.num_classes)
         epochs = float(str(used["student.fit.epochs"]))
-        return 6.0 * size * epochs * self.num_train / 2, 4.0 * size
+        steps = 1.0
+        if used.get("meta.order", "off") != "off":  # a lesson takes about two of the student's
+            steps += 2.0 / float(str(used["meta.every_steps"]))
+        return 6.0 * size * epochs * steps * self.num_train / 2, 4.0 * size

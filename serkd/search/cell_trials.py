@@ -73,7 +73,8 @@ def run_cells(
     train = cells[0].experiment.train
     require_fit(resources, train)
     set_threads(resources.cpu)
-    ledger.append({"event": "opened", "time": time.time()})
+    total = len(ledger.replay().ended()) + len(missing)
+    ledger.append({"event": "opened", "time": time.time(), "total": total})
     asked = [(graphs[name], refs[name]) for name in graphs if name in missing]
     compute_first(_list_common(asked), store, choose_device(train.device), observer)
     replay = run_trials(

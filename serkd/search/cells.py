@@ -12,11 +12,15 @@ from functools import cached_property
 import numpy as np
 
 from serkd.config import Experiment
+from serkd.corpora.folds import Fold
+from serkd.errors import InputError, refuse
 from serkd.recipe import build_experiment
 from serkd.search.ablation import Retune, Settings
 from serkd.search.designs import Arm, Study
 from serkd.search.dimension import Dimension
 from serkd.search.identity import experiment_key
+from serkd.stages.catalogue import MODELS, STAGES
+from serkd.stages.graph import Graph
 from serkd.stages.key import compute_key
 
 _NAME_DIGITS = 16
@@ -54,6 +58,26 @@ def with_seed(experiment: Experiment, seed: int) -> Experiment:
 def choose_folds(study: Study, names: Sequence[str]) -> tuple[str, ...]:
     """The folds that arms are compared on."""
     return tuple(names) if study.file.folds == "all" else study.file.folds
+
+
+def check_arms(study: Study, folds: Sequence[Fold]) -> None:
+    """Refuse arms that cannot work on the folds, before any work is done for the others.
+
+    Raises:
+        InputError: with the first fold on which an arm cannot work.
+    """
+    chosen, model = choose_folds(study, [fold.name for fold in folds]), MODELS[study.file.model]
+    problems = []
+    for arm in study.arms:
+        for fold in folds:
+            if fold.name not in chosen:
+                continue
+            try:
+                Graph(STAGES, arm.experiment, fold).check([model])
+            except InputError as error:
+                problems.append(f"arm {arm.name!r}, fold {fold.name}: {error}")
+                break
+    refuse(problems)
 
 
 def arm_cells(

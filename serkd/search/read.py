@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from serkd.config import Experiment
 from serkd.errors import InputError, refuse
-from serkd.recipe import build_experiment
+from serkd.recipe import build_experiment, require_kind
 from serkd.search.constraints import MEASURED, Constraints
 from serkd.search.draw import draw_params
 from serkd.search.space import Scheduler, Smoke, Space
@@ -33,8 +33,7 @@ def read_space(
             which is not searched before, or a constraint that cannot be computed.
     """
     content = read_yaml(path)
-    if "design" in content:
-        raise InputError(f"{path}: must be a search space, this is an ablation: `serkd ablate`")
+    require_kind(content, "a search space", path)
     space = validate(Space, content, str(path))
     if smoke:
         space = reduce_space(space, str(path))

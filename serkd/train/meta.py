@@ -38,7 +38,7 @@ TaughtLoss = Callable[[Says, Parameters], Tensor]  # what a student learns from 
 class Lesson:
     """A moving teacher and the quiz from which it learns (MetaDistil, algorithm 1).
 
-    Its step descends (1 - rho) · quiz loss of the pilot + rho · its own cross-entropy on the batch.
+    (1 - rho) of its step descends the pilot's quiz loss, rho its own cross-entropy on the batch.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from serkd.errors import InputError
 from serkd.files import write_json
 from serkd.report.look import open_look
 from serkd.report.run import describe_folds
+from serkd.search.ledger import Ledger
 from serkd.search.reconcile import reconcile
 from serkd.search.reports import log_path
 from serkd.search.space import Space
@@ -69,6 +70,21 @@ def _ask(storage: Path, *words: str) -> str:
     found = CliRunner().invoke(app, [*words, "--storage", str(storage)])
     assert found.exception is None, found.exception
     return found.stdout
+
+
+def test_of_an_ablation_the_trials_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    """Its cells are more where some were stored before."""
+    folder = tmp_path / "sweeps" / "arms"
+    folder.mkdir(parents=True)
+    write_json(folder / "ablation.json", {})
+    ledger = Ledger(folder / "ledger.jsonl")
+    ledger.append({"event": "opened", "time": 0.0, "total": 5})
+    ledger.append({"event": "proposed", "time": 0.0, "trial": 0, "params": {"cell": KEY}})
+    ledger.append({"event": "started", "time": 0.0, "trial": 0})
+    ledger.append({"event": "finished", "time": 90.0, "trial": 0, "value": 0.5, "seconds": 90.0})
+    status = open_look(Path("arms"), tmp_path).status
+    assert (status.num_done, status.total) == (1, 5)
+    assert status.left_s == pytest.approx(4 * 90.0)
 
 
 def test_status_counts_and_predicts(storage: Path) -> None:
