@@ -75,11 +75,6 @@ RULES = (
         lambda e: e.student.family != "token",
     ),
     Rule(
-        _keys("student", "kernel_frames"),
-        "student.depth is above 1 or student.stem is 'frames'",  # one behind the stem is of 1 frame
-        lambda e: e.student.shape.depth > 1 or not e.student.has_spectrum_stem,
-    ),
-    Rule(
         _keys("student", "num_heads ffn_ratio num_frames length channel_embedding"),
         "student.family has tokens",
         lambda e: e.student.family != "conv",

@@ -31,7 +31,6 @@ from serkd.search.cells import (
     Cell,
     arm_cells,
     best_trial,
-    check_arms,
     choose_folds,
     list_tuning_cells,
     tuning_cells,
@@ -62,8 +61,7 @@ def start_ablation(
     """Run the cells that are missing and write the report; returns it and the ablation's folder.
 
     Raises:
-        InputError: an illegal file, arms that cannot work on this corpus or with this backbone,
-            folds or arms that there are not, or another driver.
+        InputError: an illegal file, folds or arms that there are not, or another driver.
         SweepError: cells all fail alike, or it was stopped; the report is of what there is.
     """
     check_folder("--storage", storage)
@@ -72,7 +70,6 @@ def start_ablation(
     study = open_study(path, values, is_smoke=is_smoke, wanted=wanted)
     folds = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in folds])
-    check_arms(study, folds)
     folder = ablation_folder(study, storage)
     ledger = Ledger(folder / "ledger.jsonl")
     with synced(folder, has_owner=True), ledger.lock():

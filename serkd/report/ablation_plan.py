@@ -22,8 +22,8 @@ from serkd.search.ablation import require_fold_names
 from serkd.search.cells import (
     Cell,
     arm_cells,
-    check_arms,
     choose_folds,
+    find_arm_problems,
     list_tuning_cells,
     unique_cells,
 )
@@ -41,15 +41,13 @@ def plan_ablation(
     Where arms are tuned, their settings are not known yet: cells are counted as they are.
 
     Raises:
-        InputError: an illegal file, arms that cannot work on this corpus or with this backbone,
-            or folds or arms that there are not.
+        InputError: an illegal file, or folds or arms that there are not.
     """
     if is_smoke:
         values = use_synthetic(values, storage, Observer())
     study = open_study(path, values, is_smoke=is_smoke, wanted=wanted)
     every = read_folds(study.base.corpus, study.base.protocol)
     require_fold_names(study.file, [fold.name for fold in every])
-    check_arms(study, every)
     folds = choose_folds(study, [fold.name for fold in every])
     cells, tuning = list_cells(study, folds)
     chosen = [fold for fold in every if fold.name in folds]
@@ -64,7 +62,7 @@ def plan_ablation(
         "stages": count_stages([*cells, *tuning]),
         "detectable": detect(study.base, chosen, len(study.file.seeds)),
         "smallest_sign_flip_p": smallest_sign_flip_p(len(folds)),
-        "warnings": list(_list_idle(study)),
+        "warnings": [*_list_idle(study), *find_arm_problems(study, every)],
     }
 
 

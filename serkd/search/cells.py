@@ -5,7 +5,7 @@ whatever its arm. A cell is named by what it computes, so that arms share what t
 and a changed file finds what is there already.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from serkd.config import Experiment
 from serkd.corpora.folds import Fold
-from serkd.errors import InputError, refuse
+from serkd.errors import InputError
 from serkd.recipe import build_experiment
 from serkd.search.ablation import Retune, Settings
 from serkd.search.designs import Arm, Study
@@ -60,14 +60,9 @@ def choose_folds(study: Study, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names) if study.file.folds == "all" else study.file.folds
 
 
-def check_arms(study: Study, folds: Sequence[Fold]) -> None:
-    """Refuse arms that cannot work on the folds, before any work is done for the others.
-
-    Raises:
-        InputError: with the first fold on which an arm cannot work.
-    """
+def find_arm_problems(study: Study, folds: Sequence[Fold]) -> Iterator[str]:
+    """Arms whose cells will fail, known before any work, each with the first such fold."""
     chosen, model = choose_folds(study, [fold.name for fold in folds]), MODELS[study.file.model]
-    problems = []
     for arm in study.arms:
         for fold in folds:
             if fold.name not in chosen:
@@ -75,9 +70,8 @@ def check_arms(study: Study, folds: Sequence[Fold]) -> None:
             try:
                 Graph(STAGES, arm.experiment, fold).check([model])
             except InputError as error:
-                problems.append(f"arm {arm.name!r}, fold {fold.name}: {error}")
+                yield f"arm {arm.name!r} will fail, first on fold {fold.name}: {error}"
                 break
-    refuse(problems)
 
 
 def arm_cells(

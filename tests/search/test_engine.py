@@ -389,6 +389,13 @@ def _wait(condition: Callable[[], bool], driver: subprocess.Popen[bytes]) -> Non
         time.sleep(0.005)
 
 
+def _is_busy(path: Path, num_lines: int) -> bool:
+    """Whether so much has happened, and a trial is running: between two nothing is interrupted."""
+    if _num_lines(path) < num_lines:
+        return False
+    return any(trial.state == "running" for trial in Ledger(path).replay().current())
+
+
 def _num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -421,7 +428,7 @@ def test_a_sweep_whose_driver_is_killed_five_times_ends_with_the_same_survivors(
     for _ in range(5):
         target = _num_lines(path) + rng.randrange(5, 45)
         driver = _start_driver(path.parent)
-        _wait(lambda target=target: _num_lines(path) >= target, driver)  # type: ignore[misc]
+        _wait(partial(_is_busy, path, target), driver)
         driver.kill()
         assert driver.wait() == -signal.SIGKILL
     last = _start_driver(path.parent)
